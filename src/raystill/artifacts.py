@@ -1,0 +1,215 @@
+"""What stages leave behind: folders with a manifest, addressed by what they were made from.
+
+    <root>/<stage>/<fingerprint>/…files…
+    <root>/<stage>/<fingerprint>/manifest.json     written last; its presence means complete
+
+An artifact is never changed. Its fingerprint hashes the stage, the stage's version, the part of the recipe that decides
+the outcome and the fingerprints of its inputs, so a changed recipe makes a new folder and an unchanged one is reused.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raystill import storage
+from raystill.errors import Corrupted, StorageError
+from raystill.records import Record, Row, Split, from_table, schema, to_table
+
+MANIFEST = "manifest.json"
+A = TypeVar("A", bound="Artifact")
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of an artifact; `path` is relative to it, `rows` is 0 for what is no table."""
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artifact is and where it came from. Secrets never."""
+
+    kind: str
+    schema: int
+    stage: str
+    version: int
+    fingerprint: str
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    files: list[File]
+    counts: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def dump(self) -> bytes:
+        """The manifest as stored."""
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, ensure_ascii=False).encode()
+
+    @classmethod
+    def load(cls, url: str) -> "Manifest":
+        """The manifest of an artifact folder. Raises Corrupted when it cannot be read as one."""
+        data = storage.read(storage.join(url, MANIFEST))
+        try:
+            values = json.loads(data)
+            return cls(**values | {"files": [File(**f) for f in values["files"]]})
+        except (ValueError, TypeError, KeyError) as e:
+            raise Corrupted(f"{url}/{MANIFEST} is damaged; move the folder away and run again to make it anew") from e
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage function returns: the files it wrote under its folder, what it counted, and facts for downstream."""
+
+    kind: str
+    files: Sequence[File]
+    schema: int = 1
+    counts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished artifact, or a model from outside raystill (then without a manifest)."""
+
+    url: str
+    fingerprint: str
+    manifest: Manifest | None = None
+
+    @property
+    def counts(self) -> Mapping[str, Any]:
+        """What its stage counted."""
+        return self.manifest.counts if self.manifest else {}
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What its stage noted for downstream."""
+        return self.manifest.facts if self.manifest else {}
+
+    def read(self, path: str) -> bytes:
+        """One of its files, checked against the manifest. Raises Corrupted when it differs."""
+        data = storage.read(storage.join(self.url, path))
+        listed = {f.path: f for f in self.manifest.files}[path] if self.manifest else None
+        if listed and hashlib.sha256(data).hexdigest() != listed.sha256:
+            raise Corrupted(
+                f"{self.url}/{path} does not match its checksum: it was changed or damaged after it was written; "
+                f"move {self.url} away and run again to make it anew"
+            )
+        return data
+
+
+@dataclass(frozen=True)
+class Table(Artifact):
+    """Rows in Parquet parts. Part names begin with the split, so one split can be read alone."""
+
+    def parts(self, *splits: Split) -> list[File]:
+        """Its Parquet files, all or of some splits."""
+        files = self.manifest.files if self.manifest else []
+        wanted = tuple(f"{s}-" for s in splits) if splits else ("",)
+        return [f for f in files if f.path.endswith(".parquet") and f.path.startswith(wanted)]
+
+    def rows(self, row: type[Row], *splits: Split) -> Iterator[Row]:
+        """Its rows, typed, part by part."""
+        for part in self.parts(*splits):
+            yield from decode(row, self.read(part.path), f"{self.url}/{part.path}")
+
+
+@dataclass(frozen=True)
+class Checkpoint(Artifact):
+    """A model folder as transformers writes it, or a hub id."""
+
+    def folder(self, cache: Path | None = None) -> str:
+        """A local folder (remote ones are copied once), or the hub id as it is.
+
+        A trained checkpoint lies in its attempt's own subfolder, which the manifest's facts name.
+        """
+        url = storage.join(self.url, self.facts["folder"]) if "folder" in self.facts else self.url
+        if not storage.is_s3(url):
+            return url
+        cache = cache or Path(tempfile.gettempdir()) / "raystill-models"
+        cache.mkdir(parents=True, exist_ok=True)
+        return str(storage.download(url, cache / self.fingerprint))
+
+
+def fingerprint(stage: str, version: int, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """12 hex digits over everything that decides the outcome. Raises TypeError on what has no stable JSON form."""
+    identity = {"stage": stage, "version": version, "config": config, "inputs": inputs}
+    text = json.dumps(identity, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def encode(row: type[Row], rows: Sequence[Row], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Rows as one Parquet file with page checksums."""
+    table = to_table(row, rows)
+    if metadata:
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), **metadata})
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    return sink.getvalue()
+
+
+def decode(row: type[Row], data: bytes, url: str) -> list[Row]:
+    """Rows of one Parquet file. Raises Corrupted when pages fail their checksum or the schema is another one."""
+    try:
+        table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+    except (pa.ArrowInvalid, OSError) as e:
+        raise Corrupted(f"{url} is damaged ({e}); move its folder away and run again to make it anew") from e
+    if not table.schema.equals(schema(row), check_metadata=False):
+        raise Corrupted(f"{url} holds other columns than {row.__name__} rows: {', '.join(table.schema.names)}")
+    return from_table(row, table)
+
+
+def describe(path: str, data: bytes, rows: int = 0) -> File:
+    """The manifest's line about one file."""
+    return File(path, rows, len(data), hashlib.sha256(data).hexdigest())
+
+
+def describe_folder(folder: Path) -> list[File]:
+    """The manifest's lines about all files of a local folder."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return [
+        File(p.relative_to(folder).as_posix(), 0, p.stat().st_size, storage.sha256_file(p)) for p in files
+    ]
+
+
+def write_part(url: str, split: str, row: type[Row], rows: Sequence[Row]) -> File:
+    """Publish one Parquet part under an artifact folder, named by split and content, so equal parts are one object."""
+    data = encode(row, rows)
+    name = f"{split}-{hashlib.sha256(data).hexdigest()[:12]}.parquet"
+    storage.put_if_absent(storage.join(url, name), data)
+    return describe(name, data, len(rows))
+
+
+def load(kind: type[A], url: str) -> A | None:
+    """The finished artifact at this URL, or None."""
+    if not storage.exists(storage.join(url, MANIFEST)):
+        return None
+    manifest = Manifest.load(url)
+    return kind(url, manifest.fingerprint, manifest)
+
+
+def commit(kind: type[A], url: str, manifest: Manifest) -> A:
+    """Write the manifest last. When another run was first, its artifact is taken: both hold the same."""
+    storage.put_if_absent(storage.join(url, MANIFEST), manifest.dump())
+    stored = load(kind, url)
+    if stored is None:
+        raise StorageError(f"{url}/{MANIFEST} vanished right after it was written; is something cleaning this folder?")
+    return stored
+
+
+__all__ = [
+    "MANIFEST", "Artifact", "Checkpoint", "File", "Manifest", "Outcome", "Record", "Table", "commit", "decode",
+    "describe", "describe_folder", "encode", "fingerprint", "load", "write_part",
+]  # fmt: skip

@@ -1,0 +1,298 @@
+"""The recipe: what to distil, nouns first. Frozen, typed, complete; no torch, no ray.
+
+Five lines are enough; every other key is a deviation from a default whose reason stands beside it. A field tagged
+IDENTITY-free (`identity=False`) changes where or how something runs or is shown, never what comes out of it.
+"""
+
+import difflib
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
+
+
+def setting(default: Any, what: str, why: str, *, identity: bool = True, **limits: Any) -> Any:
+    """A recipe field with its meaning and the reason for its default."""
+    return Field(default, description=what, json_schema_extra={"why": why, "identity": identity}, **limits)
+
+
+def required(what: str, **limits: Any) -> Any:
+    """A recipe field that has no default."""
+    return Field(description=what, **limits)
+
+
+class Block(BaseModel):
+    """Base of every block: frozen, and an unknown key is refused with the nearest known one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _suggest(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            known = [f.alias or name for name, f in cls.model_fields.items()]
+            for key in values:
+                if key not in known:
+                    near = difflib.get_close_matches(str(key), known, 1, 0.5)
+                    hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
+                    raise ValueError(f"unknown key '{key}'; {hint}")
+        return values
+
+    def identity(self) -> dict[str, Any]:
+        """What of this block decides the outcome: its values less the identity-free ones."""
+        out: dict[str, Any] = {}
+        for name, field in type(self).model_fields.items():
+            extra = field.json_schema_extra
+            if isinstance(extra, dict) and extra.get("identity") is False:
+                continue
+            value = getattr(self, name)
+            out[name] = value.identity() if isinstance(value, Block) else _plain(value)
+        return out
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Block):
+        return value.identity()
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _slug(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise ValueError(
+            f"'{name}' is not a name: it becomes folder and Kubernetes names, so use 1-40 of a-z, 0-9 and '-'"
+        )
+    return name
+
+
+Name = Annotated[str, AfterValidator(_slug)]
+Paths = str | list[str]
+
+
+class Splits(Block):
+    """How rows are dealt to train, validation and test when no file of their own is given."""
+
+    validation: float = setting(0.05, "share of rows for validation", "enough to see overfitting", ge=0, lt=1)
+    test: float = setting(0.1, "share of rows held out for the report", "never seen by teacher or student", ge=0, lt=1)
+    by: str | None = setting(None, "column whose equal values stay in one split", "rows are independent unless you say")
+
+
+class Data(Block):
+    """Where prompts come from. Paths may be globs, .gz, .zst, s3:// or a hub id (owner/name or owner/name:config)."""
+
+    train: Paths = required("prompts to learn from")
+    validation: Paths | None = setting(None, "file of its own for validation", "split off train by hash")
+    test: Paths | None = setting(None, "file of its own for test", "split off train by hash")
+    split: Splits = setting(Splits(), "how rows are dealt", "by hash of the row: stable when rows are added")
+    prompt: str | None = setting(
+        None, "column, or template such as '{{ subject }}: {{ body }}'", "'messages', else 'prompt', 'text', 'question'"
+    )
+    reference: str | None = setting(
+        None, "column or template of the right answer", "none: then the report says agreement, not accuracy"
+    )
+    id: str | None = setting(None, "column that names a row", "hash of the row's content")
+    turns: Literal["last", "each"] = setting("last", "which assistant turns become prompts", "one prompt per row")
+    limit: int | None = setting(None, "keep so many train rows, chosen by hash", "all of them", ge=1)
+    max_row_bytes: int = setting(16 << 20, "longest row in bytes", "longer is rejected: it is not a prompt", ge=1)
+
+
+class Sampling(Block):
+    """How answers are drawn."""
+
+    temperature: float = setting(0.7, "softness of the draw", "usual for teacher outputs; 0 is greedy", ge=0, le=5)
+    top_p: float = setting(1.0, "nucleus mass", "no truncation", gt=0, le=1)
+    max_tokens: int = setting(512, "longest answer in tokens", "cuts run-away answers; cut ones are dropped", ge=1)
+    n: int = setting(1, "answers per prompt", "one answer is the cheapest", ge=1, le=64)
+    stop: list[str] = setting([], "texts that end an answer", "the model's own stop token")
+    seed: int = setting(0, "seed of the draw", "repeatable as far as the engine is", ge=0)
+
+
+class Turn(Block):
+    """One few-shot exchange shown to a model before the prompt."""
+
+    user: str = required("what the user says")
+    assistant: str = required("what the model should answer")
+
+
+class Scripted(Block):
+    """The deterministic fake teacher: for faults and scale, never for claims."""
+
+    delay_s: float = setting(0.0, "seconds per answer", "as fast as it goes", ge=0)
+    die_after: int | None = setting(None, "end the process at this row of a unit", "never", ge=1)
+
+
+class Teacher(Block):
+    """Who answers the prompts: a model, or the student of another recipe."""
+
+    kind: str = setting("vllm", "vllm, reference (the data's own answers), scripted, or module:attr", "the fast engine")
+    model: str | None = setting(None, "folder, s3:// folder or hub id", "not needed for reference, scripted or recipe")
+    recipe: str | None = setting(None, "another recipe, whose student is the teacher", "a model is given")
+    system: str | None = setting(None, "system prompt that only the teacher sees", "the data's own, if any")
+    examples: list[Turn] = setting([], "few-shot exchanges that only the teacher sees", "none")
+    sampling: Sampling = setting(Sampling(), "how answers are drawn", "one answer at 0.7")
+    engine: dict[str, Any] = setting({}, "any vLLM engine argument", "vLLM's defaults, fitted to the machine")
+    scripted: Scripted = setting(Scripted(), "the fake's behaviour", "answers at once", identity=True)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.kind == "vllm" and (self.model is None) == (self.recipe is None):
+            raise ValueError("a teacher needs exactly one of 'model' and 'recipe'; e.g. model: Qwen/Qwen3-8B")
+        return self
+
+
+class Cut(Block):
+    """A student cut from the layers of a larger model."""
+
+    from_: str = Field(alias="from", description="'teacher', folder, s3:// folder or hub id")
+    layers: list[int] = required("decoder layers to keep, in order", min_length=1)
+
+
+class Random(Block):
+    """A student with random weights."""
+
+    random: dict[str, Any] = required("changes to the model's config.json, e.g. {num_hidden_layers: 4}")
+
+
+class Student(Block):
+    """Who learns. Untrained, it is also the baseline."""
+
+    model: str | None = setting(None, "folder, s3:// folder or hub id", "given by init.from")
+    init: Literal["pretrained"] | Cut | Random = setting("pretrained", "where its weights come from", "the model as is")
+    system: str | None = setting(None, "system prompt that the student sees", "the data's own, if any")
+    train: dict[str, Any] = setting({}, "changes to 'train' for this student", "as 'train' says")
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> Self:
+        if self.model is None and not isinstance(self.init, Cut):
+            raise ValueError("a student needs a 'model', or an 'init: {from: …, layers: […]}'")
+        return self
+
+
+class Curate(Block):
+    """Which answers are good enough to learn from."""
+
+    filters: list[str] = setting(
+        ["empty", "truncated", "overlong", "duplicate", "task"], "filters in order, or module:attr", "each is cheap"
+    )
+    max_tokens: int = setting(4096, "longest answer in tokens for 'overlong'", "longer ones are mostly loops", ge=1)
+
+
+class Train(Block):
+    """How the student learns."""
+
+    loss: str = setting("cross_entropy", "loss, or module:attr", "learns from text: works for every pair of models")
+    epochs: float = setting(3, "passes over the examples", "2-5 is usual", gt=0)
+    learning_rate: float = setting(2e-5, "peak learning rate", "1e-5 to 5e-5 suits models of 1B and more", gt=0)
+    batch_size: int = setting(32, "examples per optimizer step over all workers", "a usual global batch", ge=1)
+    max_length: int = setting(2048, "longest example in tokens; longer ones are dropped, counted", "fits most chats", ge=8)
+    packing: bool = setting(True, "several examples per row, attention kept apart", "no compute spent on padding")
+    warmup: float = setting(0.05, "share of steps with rising learning rate", "steady start", ge=0, lt=1)
+    schedule: Literal["cosine", "constant"] = setting("cosine", "learning rate after warm-up", "usual for fine-tuning")
+    weight_decay: float = setting(0.01, "AdamW weight decay", "usual for fine-tuning", ge=0)
+    clip: float = setting(1.0, "largest gradient norm", "usual", gt=0)
+    betas: tuple[float, float] = setting((0.9, 0.95), "AdamW betas", "usual for language models")
+    seed: int = setting(0, "order of examples and dropout", "repeatable", ge=0)
+    validations: int = setting(4, "validations over the whole run", "enough to see overfitting", ge=0)
+    checkpoint_every: int = setting(200, "optimizer steps between checkpoints", "minutes of work", identity=False, ge=1)
+    deepspeed: dict[str, Any] = setting({}, "any DeepSpeed key", "raystill's own ZeRO setting")
+
+
+class Evaluate(Block):
+    """How models are compared: over HTTP, on rows nobody learnt from."""
+
+    split: Literal["test", "validation"] = setting("test", "which rows", "held out from teacher and student")
+    limit: int | None = setting(None, "at most so many rows, chosen by hash", "all of them", ge=1)
+    max_tokens: int = setting(512, "longest answer in tokens", "as the teacher's default", ge=1)
+    temperature: float = setting(0.0, "softness of the draw", "greedy: repeatable", ge=0, le=5)
+    concurrency: int = setting(8, "requests in flight while answering", "keeps a small server busy", identity=False, ge=1)
+    load: list[int] = setting([1, 8], "concurrencies at which speed is measured", "alone and shared", min_length=1)
+    load_requests: int = setting(32, "requests per speed measurement", "seconds per model", ge=1)
+    together: bool = setting(False, "serve all models at once", "one at a time fits any machine", identity=False)
+    resamples: int = setting(2000, "bootstrap resamples behind each interval", "two digits", identity=False, ge=100)
+
+
+class Serve(Block):
+    """How models are hosted."""
+
+    host: str = setting("127.0.0.1", "address to bind", "only this machine, unless you say", identity=False)
+    port: int = setting(8000, "port of the endpoint", "usual for OpenAI-compatible servers", identity=False, ge=0, le=65535)
+    engine: dict[str, Any] = setting({}, "any vLLM engine argument", "fitted to the machine", identity=True)
+    max_ongoing: int = setting(64, "requests running per model before queueing", "1.2 batches", identity=False, ge=1)
+    max_queued: int = setting(256, "requests waiting per model before 503", "sheds load early", identity=False, ge=0)
+    timeout_s: float = setting(120.0, "longest time for one answer", "frees the engine", identity=False, gt=0)
+    max_body_bytes: int = setting(1 << 20, "largest request", "longer is no prompt", identity=False, ge=1024)
+
+
+class Prices(Block):
+    """What time costs, for the report."""
+
+    machine_hour: float = setting(0.0, "price of one machine hour", "unknown: then no cost is shown", ge=0, identity=False)
+    currency: str = setting("USD", "its currency", "usual", identity=False)
+
+
+class Generate(Block):
+    """Where and how wide generation runs."""
+
+    replicas: int = setting(1, "teacher engines", "one fits a laptop", identity=False, ge=1)
+    cpus: int | None = setting(None, "CPUs per engine", "all of the machine's, shared by the replicas", identity=False, ge=1)
+    gpus: int | None = setting(None, "GPUs per engine", "one where there is one", identity=False, ge=0)
+    units_in_flight: int = setting(4, "units that one engine works on at once", "keeps its batch full", identity=False, ge=1)
+
+
+class Workers(Block):
+    """Where and how wide training runs. Results do not depend on it."""
+
+    workers: int | None = setting(None, "training processes", "one per GPU, else one per two cores", identity=False, ge=1)
+    zero: int = setting(1, "DeepSpeed ZeRO stage 0-3", "shards the optimizer at no cost in speed", identity=False, ge=0, le=3)
+    micro_tokens: int = setting(2048, "tokens per forward pass of a worker", "fits a small machine", identity=False, ge=8)
+    cpus: int | None = setting(None, "CPUs per worker", "the machine's, shared", identity=False, ge=1)
+    resume_failures: int = setting(2, "worker failures survived by resuming", "a lost node is normal", identity=False, ge=0)
+
+
+class Compute(Block):
+    """Where things run; never identity. May live in a file of its own (--compute FILE)."""
+
+    cpus: int | None = setting(None, "logical CPUs of the local Ray", "what the stages need", identity=False, ge=1)
+    generate: Generate = setting(Generate(), "teacher engines", "one replica", identity=False)
+    train: Workers = setting(Workers(), "training workers", "fitted to the machine", identity=False)
+
+
+class Recipe(Block):
+    """One distillation, from prompts to report."""
+
+    name: Name = required("name of the run: lower-case letters, digits, '-'")
+    task: str = required("classification, conversation, or module:attr")
+    data: Data = required("prompts")
+    teacher: Teacher = required("who answers")
+    student: Student | None = setting(None, "who learns", "one of student and students")
+    students: dict[Name, Student] = setting({}, "several students by name, sharing one teacher", "one student")
+    curate: Curate = setting(Curate(), "which answers are kept", "drops what is plainly bad")
+    train: Train = setting(Train(), "how students learn", "a full fine-tune")
+    evaluate: Evaluate = setting(Evaluate(), "how models are compared", "all test rows, greedy")
+    serve: Serve = setting(Serve(), "how models are hosted", "this machine only")
+    prices: Prices = setting(Prices(), "what time costs", "unknown", identity=False)
+    compute: Compute = setting(Compute(), "where things run", "fitted to the machine", identity=False)
+    trackers: list[str] = setting(["jsonl"], "where scalars go: jsonl, tensorboard, mlflow", "a file", identity=False)
+    max_error_rate: float = setting(0.05, "share of bad rows a stage survives", "more is a bug", identity=False, ge=0, le=1)
+    root: str = setting("runs", "folder or s3:// prefix that holds every artifact", "beside the recipe", identity=False)
+
+    @model_validator(mode="after")
+    def _one_student_form(self) -> Self:
+        if (self.student is None) == (not self.students):
+            raise ValueError("a recipe needs exactly one of 'student' and 'students'")
+        if clash := {"teacher", "baseline"} & set(self.students):
+            raise ValueError(f"'{clash.pop()}' is a fixed name in the report; call the student something else")
+        return self
+
+    def all_students(self) -> dict[str, Student]:
+        """Students by name; a single one is called 'student'."""
+        return {"student": self.student} if self.student else dict(self.students)
+
+    def train_for(self, student: Student) -> Train:
+        """`train` with this student's own changes, validated."""
+        return Train.model_validate(self.train.model_dump() | student.train)
