@@ -130,12 +130,13 @@ class Table(Artifact):
 class Checkpoint(Artifact):
     """A model folder as transformers writes it, or a hub id."""
 
-    def folder(self, cache: Path | None = None) -> str:
-        """A local folder (remote ones are copied once), or the hub id as it is.
+    def place(self) -> str:
+        """Where its files are: what raystill made lies in its attempt's own subfolder, which the facts name."""
+        return storage.join(self.url, self.facts["folder"]) if "folder" in self.facts else self.url
 
-        A trained checkpoint lies in its attempt's own subfolder, which the manifest's facts name.
-        """
-        url = storage.join(self.url, self.facts["folder"]) if "folder" in self.facts else self.url
+    def folder(self, cache: Path | None = None) -> str:
+        """A local folder (remote ones are copied once), or the hub id as it is."""
+        url = self.place()
         if not storage.is_s3(url):
             return url
         cache = cache or Path(tempfile.gettempdir()) / "raystill-models"
@@ -179,9 +180,7 @@ def describe(path: str, data: bytes, rows: int = 0) -> File:
 def describe_folder(folder: Path) -> list[File]:
     """The manifest's lines about all files of a local folder."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return [
-        File(p.relative_to(folder).as_posix(), 0, p.stat().st_size, storage.sha256_file(p)) for p in files
-    ]
+    return [File(p.relative_to(folder).as_posix(), 0, p.stat().st_size, storage.sha256_file(p)) for p in files]
 
 
 def write_part(url: str, split: str, row: type[Row], rows: Sequence[Row]) -> File:

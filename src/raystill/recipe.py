@@ -83,11 +83,14 @@ class Splits(Block):
 
 
 class Data(Block):
-    """Where prompts come from. Paths may be globs, .gz, .zst, s3:// or a hub id (owner/name or owner/name:config)."""
+    """Where prompts come from. Paths may be globs, .gz, .zst, s3:// or a hub id (owner/name or owner/name:config).
 
-    train: Paths = required("prompts to learn from")
-    validation: Paths | None = setting(None, "file of its own for validation", "split off train by hash")
-    test: Paths | None = setting(None, "file of its own for test", "split off train by hash")
+    A file's identity is its content, so its path is none.
+    """
+
+    train: Paths = Field(description="prompts to learn from", json_schema_extra={"identity": False})
+    validation: Paths | None = setting(None, "file of its own", "split off train by hash", identity=False)
+    test: Paths | None = setting(None, "file of its own", "split off train by hash", identity=False)
     split: Splits = setting(Splits(), "how rows are dealt", "by hash of the row: stable when rows are added")
     prompt: str | None = setting(
         None, "column, or template such as '{{ subject }}: {{ body }}'", "'messages', else 'prompt', 'text', 'question'"
@@ -126,17 +129,37 @@ class Scripted(Block):
     die_after: int | None = setting(None, "end the process at this row of a unit", "never", ge=1)
 
 
+PLACEMENT_KEYS = (
+    "tensor_parallel_size",
+    "pipeline_parallel_size",
+    "data_parallel_size",
+    "gpu_memory_utilization",
+    "kv_cache_memory_bytes",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "enforce_eager",
+)
+"""Engine arguments that change where and how fast an engine runs, not what it is asked to say."""
+
+
 class Teacher(Block):
-    """Who answers the prompts: a model, or the student of another recipe."""
+    """Who answers the prompts: a model, or the student of another recipe. The model's identity is its content."""
 
     kind: str = setting("vllm", "vllm, reference (the data's own answers), scripted, or module:attr", "the fast engine")
-    model: str | None = setting(None, "folder, s3:// folder or hub id", "not needed for reference, scripted or recipe")
-    recipe: str | None = setting(None, "another recipe, whose student is the teacher", "a model is given")
+    model: str | None = setting(
+        None, "folder, s3:// folder or hub id", "not needed for reference, scripted or recipe", identity=False
+    )
+    recipe: str | None = setting(None, "another recipe, whose student is the teacher", "a model is given", identity=False)
     system: str | None = setting(None, "system prompt that only the teacher sees", "the data's own, if any")
     examples: list[Turn] = setting([], "few-shot exchanges that only the teacher sees", "none")
     sampling: Sampling = setting(Sampling(), "how answers are drawn", "one answer at 0.7")
     engine: dict[str, Any] = setting({}, "any vLLM engine argument", "vLLM's defaults, fitted to the machine")
     scripted: Scripted = setting(Scripted(), "the fake's behaviour", "answers at once", identity=True)
+
+    def identity(self) -> dict[str, Any]:
+        """Its identity, less the engine's placement keys."""
+        engine = {k: v for k, v in self.engine.items() if k not in PLACEMENT_KEYS}
+        return super().identity() | {"engine": engine}
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -161,7 +184,7 @@ class Random(Block):
 class Student(Block):
     """Who learns. Untrained, it is also the baseline."""
 
-    model: str | None = setting(None, "folder, s3:// folder or hub id", "given by init.from")
+    model: str | None = setting(None, "folder, s3:// folder or hub id", "given by init.from", identity=False)
     init: Literal["pretrained"] | Cut | Random = setting("pretrained", "where its weights come from", "the model as is")
     system: str | None = setting(None, "system prompt that the student sees", "the data's own, if any")
     train: dict[str, Any] = setting({}, "changes to 'train' for this student", "as 'train' says")
@@ -189,7 +212,9 @@ class Train(Block):
     epochs: float = setting(3, "passes over the examples", "2-5 is usual", gt=0)
     learning_rate: float = setting(2e-5, "peak learning rate", "1e-5 to 5e-5 suits models of 1B and more", gt=0)
     batch_size: int = setting(32, "examples per optimizer step over all workers", "a usual global batch", ge=1)
-    max_length: int = setting(2048, "longest example in tokens; longer ones are dropped, counted", "fits most chats", ge=8)
+    max_length: int = setting(
+        2048, "longest example in tokens; longer ones are dropped, counted", "fits most chats", ge=8
+    )
     packing: bool = setting(True, "several examples per row, attention kept apart", "no compute spent on padding")
     warmup: float = setting(0.05, "share of steps with rising learning rate", "steady start", ge=0, lt=1)
     schedule: Literal["cosine", "constant"] = setting("cosine", "learning rate after warm-up", "usual for fine-tuning")
@@ -209,7 +234,9 @@ class Evaluate(Block):
     limit: int | None = setting(None, "at most so many rows, chosen by hash", "all of them", ge=1)
     max_tokens: int = setting(512, "longest answer in tokens", "as the teacher's default", ge=1)
     temperature: float = setting(0.0, "softness of the draw", "greedy: repeatable", ge=0, le=5)
-    concurrency: int = setting(8, "requests in flight while answering", "keeps a small server busy", identity=False, ge=1)
+    concurrency: int = setting(
+        8, "requests in flight while answering", "keeps a small server busy", identity=False, ge=1
+    )
     load: list[int] = setting([1, 8], "concurrencies at which speed is measured", "alone and shared", min_length=1)
     load_requests: int = setting(32, "requests per speed measurement", "seconds per model", ge=1)
     together: bool = setting(False, "serve all models at once", "one at a time fits any machine", identity=False)
@@ -220,7 +247,9 @@ class Serve(Block):
     """How models are hosted."""
 
     host: str = setting("127.0.0.1", "address to bind", "only this machine, unless you say", identity=False)
-    port: int = setting(8000, "port of the endpoint", "usual for OpenAI-compatible servers", identity=False, ge=0, le=65535)
+    port: int = setting(
+        8000, "port of the endpoint", "usual for OpenAI-compatible servers", identity=False, ge=0, le=65535
+    )
     engine: dict[str, Any] = setting({}, "any vLLM engine argument", "fitted to the machine", identity=True)
     max_ongoing: int = setting(64, "requests running per model before queueing", "1.2 batches", identity=False, ge=1)
     max_queued: int = setting(256, "requests waiting per model before 503", "sheds load early", identity=False, ge=0)
@@ -231,7 +260,9 @@ class Serve(Block):
 class Prices(Block):
     """What time costs, for the report."""
 
-    machine_hour: float = setting(0.0, "price of one machine hour", "unknown: then no cost is shown", ge=0, identity=False)
+    machine_hour: float = setting(
+        0.0, "price of one machine hour", "unknown: then no cost is shown", ge=0, identity=False
+    )
     currency: str = setting("USD", "its currency", "usual", identity=False)
 
 
@@ -239,19 +270,31 @@ class Generate(Block):
     """Where and how wide generation runs."""
 
     replicas: int = setting(1, "teacher engines", "one fits a laptop", identity=False, ge=1)
-    cpus: int | None = setting(None, "CPUs per engine", "all of the machine's, shared by the replicas", identity=False, ge=1)
+    cpus: int | None = setting(
+        None, "CPUs per engine", "all of the machine's, shared by the replicas", identity=False, ge=1
+    )
     gpus: int | None = setting(None, "GPUs per engine", "one where there is one", identity=False, ge=0)
-    units_in_flight: int = setting(4, "units that one engine works on at once", "keeps its batch full", identity=False, ge=1)
+    units_in_flight: int = setting(
+        4, "units that one engine works on at once", "keeps its batch full", identity=False, ge=1
+    )
 
 
 class Workers(Block):
     """Where and how wide training runs. Results do not depend on it."""
 
-    workers: int | None = setting(None, "training processes", "one per GPU, else one per two cores", identity=False, ge=1)
-    zero: int = setting(1, "DeepSpeed ZeRO stage 0-3", "shards the optimizer at no cost in speed", identity=False, ge=0, le=3)
-    micro_tokens: int = setting(2048, "tokens per forward pass of a worker", "fits a small machine", identity=False, ge=8)
+    workers: int | None = setting(
+        None, "training processes", "one per GPU, else one per two cores", identity=False, ge=1
+    )
+    zero: int = setting(
+        1, "DeepSpeed ZeRO stage 0-3", "shards the optimizer at no cost in speed", identity=False, ge=0, le=3
+    )
+    micro_tokens: int = setting(
+        2048, "tokens per forward pass of a worker", "fits a small machine", identity=False, ge=8
+    )
     cpus: int | None = setting(None, "CPUs per worker", "the machine's, shared", identity=False, ge=1)
-    resume_failures: int = setting(2, "worker failures survived by resuming", "a lost node is normal", identity=False, ge=0)
+    resume_failures: int = setting(
+        2, "worker failures survived by resuming", "a lost node is normal", identity=False, ge=0
+    )
 
 
 class Compute(Block):
@@ -278,7 +321,9 @@ class Recipe(Block):
     prices: Prices = setting(Prices(), "what time costs", "unknown", identity=False)
     compute: Compute = setting(Compute(), "where things run", "fitted to the machine", identity=False)
     trackers: list[str] = setting(["jsonl"], "where scalars go: jsonl, tensorboard, mlflow", "a file", identity=False)
-    max_error_rate: float = setting(0.05, "share of bad rows a stage survives", "more is a bug", identity=False, ge=0, le=1)
+    max_error_rate: float = setting(
+        0.05, "share of bad rows a stage survives", "more is a bug", identity=False, ge=0, le=1
+    )
     root: str = setting("runs", "folder or s3:// prefix that holds every artifact", "beside the recipe", identity=False)
 
     @model_validator(mode="after")

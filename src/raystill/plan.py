@@ -1,0 +1,110 @@
+"""plan: what a run would do, in under a second, offline; no torch, no ray.
+
+It walks the same line as a run and names each step: its fingerprint, whether it is done, partly done or to do, and what
+stands in the way. What cannot be read offline (s3://, hub ids not seen before) is `unresolved`, no error.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from raystill import artifacts, pipeline, recipe_file, storage
+from raystill.artifacts import Artifact
+from raystill.checks import check
+from raystill.errors import Problem, RaystillError
+from raystill.models import UNRESOLVED
+from raystill.recipe import Block, Recipe
+from raystill.steps import Step
+
+A = TypeVar("A", bound=Artifact)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One step as plan shows it. `state` is done, partial, to do or unresolved."""
+
+    label: str
+    fingerprint: str
+    state: str
+    note: str
+    url: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All steps of a recipe in order, and every mistake found."""
+
+    recipe: Recipe | None
+    steps: list[Planned]
+    problems: list[Problem]
+
+
+@dataclass
+class Planner:
+    """Walks the line and makes nothing."""
+
+    root: str
+    offline: bool = True
+    steps: list[Planned] = field(default_factory=list)
+
+    def done(self, step: Step[Any]) -> bool:
+        """Whether the step's artifact is there; unknown counts as no."""
+        return self._state(step)[0] == "done"
+
+    def __call__(self, step: Step[A]) -> A:
+        """Name the step; the artifact it stands for has a manifest only where it is done."""
+        state, note = self._state(step)
+        url = step.url(self.root)
+        planned = Planned(step.label, step.fingerprint, state, note, url)
+        if planned not in self.steps:
+            self.steps.append(planned)
+        if state == "done":
+            return artifacts.load(step.kind, url) or step.kind(url, step.fingerprint)
+        return step.kind(url, step.fingerprint)
+
+    def _state(self, step: Step[Any]) -> tuple[str, str]:
+        url = step.url(self.root)
+        if step.fingerprint == UNRESOLVED or storage.is_s3(url):
+            return UNRESOLVED, "known when the run can read its inputs"
+        if storage.exists(storage.join(url, artifacts.MANIFEST)):
+            return "done", "reused"
+        if units := [e for e in storage.entries(url) if e.url.endswith(".parquet")]:
+            prompts = step.inputs.get("prompts")
+            total = len(prompts.parts("train", "validation")) if isinstance(prompts, artifacts.Table) else 0
+            return "partial", f"{len(units)} of {total or '?'} units are kept"
+        return "to do", ""
+
+
+def plan(path: str, compute: str | None = None) -> Plan:
+    """The plan of a recipe file. Mistakes are returned, not raised, all at once."""
+    try:
+        located = recipe_file.load(path, compute)
+    except recipe_file.RecipeProblems as e:
+        return Plan(None, [], e.problems)
+    except RaystillError as e:
+        return Plan(None, [], [Problem(path, str(e), "see: raystill init --help")])
+    problems = check(located)
+    planner = Planner(located.recipe.root)
+    try:
+        pipeline.compare(located.recipe, pipeline.learn(located.recipe, planner), planner)
+    except RaystillError as e:
+        if not problems:
+            problems = [Problem(located.where(), str(e), f"mend it and run: raystill plan {path}")]
+    return Plan(located.recipe, planner.steps, problems)
+
+
+def resolved(block: Block, prefix: str = "") -> list[tuple[str, Any, str]]:
+    """Every key of a recipe with its value and why it has it: (key, value, reason)."""
+    rows: list[tuple[str, Any, str]] = []
+    for name, info in type(block).model_fields.items():
+        key, value = prefix + (info.alias or name), getattr(block, name)
+        if isinstance(value, Block):
+            rows += resolved(value, f"{key}.")
+            continue
+        if isinstance(value, dict) and value and all(isinstance(v, Block) for v in value.values()):
+            for inner, item in value.items():
+                rows += resolved(item, f"{key}.{inner}.")
+            continue
+        extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+        rows.append((key, value, "from the recipe" if name in block.model_fields_set else str(extra.get("why", ""))))
+    return rows
+

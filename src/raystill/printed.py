@@ -1,0 +1,33 @@
+"""Plans and findings as text for a terminal."""
+
+from raystill.doctor import Finding
+from raystill.plan import Plan, resolved as rows_of
+from raystill.recipe import Recipe
+
+
+
+def steps(plan: Plan) -> str:
+    """One line per step, then every mistake with its fix."""
+    width = max((len(s.label) for s in plan.steps), default=0)
+    lines = [f"{s.label:<{width}}  {s.fingerprint:<12}  {s.state:<10}  {s.note}".rstrip() for s in plan.steps]
+    if plan.problems:
+        count = len(plan.problems)
+        lines += ["", f"{count} mistake{'s' if count > 1 else ''}:", *(str(p) for p in plan.problems)]
+    return "\n".join(lines)
+
+
+def resolved(recipe: Recipe) -> str:
+    """Every key with its value and the reason for it."""
+    rows = [(key, _short(value), why) for key, value, why in rows_of(recipe)]
+    key_width, value_width = max(len(r[0]) for r in rows), max(len(r[1]) for r in rows)
+    return "\n".join(f"{k:<{key_width}}  {v:<{value_width}}  # {why}" for k, v, why in rows) + "\n"
+
+
+def finding(found: Finding) -> str:
+    """One line of `plan --check`."""
+    return f"ok    {found.what}" if found.problem is None else f"wrong {found.what}\n      {found.problem}"
+
+
+def _short(value: object) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 48 else text[:45] + "..."

@@ -1,0 +1,119 @@
+"""A recipe from its YAML file, with every mistake located: file, line and what to type."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from raystill.errors import Problem, RecipeError
+from raystill.recipe import Compute, Recipe
+
+Loc = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Located:
+    """A valid recipe, and where in which file each of its keys stands."""
+
+    recipe: Recipe
+    path: str
+    lines: dict[Loc, int]
+
+    def where(self, *loc: str | int) -> str:
+        """`file:line` of a key, or of its nearest written parent."""
+        return f"{self.path}:{_line(self.lines, loc)}"
+
+
+class RecipeProblems(RecipeError):
+    """All mistakes of a recipe file at once."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("\n".join(str(p) for p in problems))
+        self.problems = problems
+
+    def __reduce__(self) -> tuple[type["RecipeProblems"], tuple[list[Problem]]]:
+        return RecipeProblems, (self.problems,)
+
+
+def load(path: str, compute: str | None = None) -> Located:
+    """Read and validate a recipe; `compute` names a file whose map replaces its `compute` block.
+
+    Raises RecipeProblems with every mistake.
+    """
+    values, lines = _parse(path)
+    if compute:
+        values = {**values, "compute": _parse(compute)[0]}
+    try:
+        return Located(Recipe.model_validate(values), path, lines)
+    except ValidationError as e:
+        raise RecipeProblems([_problem(error, path, lines) for error in e.errors()]) from None
+
+
+def parse_compute(path: str) -> Compute:
+    """A compute file alone."""
+    return Compute.model_validate(_parse(path)[0])
+
+
+def _parse(path: str) -> tuple[dict[str, Any], dict[Loc, int]]:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RecipeError(f"{path} does not exist; write one with: raystill init PROMPTS_FILE") from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise RecipeError(f"{path} cannot be read as UTF-8 text: {e}") from None
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as e:
+        line = e.problem_mark.line + 1 if e.problem_mark else 1
+        fix = "check indentation, and quote values that hold ': ' or '{{'"
+        raise RecipeProblems([Problem(f"{path}:{line}", f"not YAML: {e.problem}", fix)]) from None
+    if not isinstance(values, dict):
+        fix = "start with: raystill init PROMPTS_FILE"
+        raise RecipeProblems([Problem(f"{path}:1", "a recipe is a map of keys, this is not", fix)])
+    lines: dict[Loc, int] = {(): 1}
+    twice = list(_walk(node, (), lines))
+    if twice:
+        raise RecipeProblems([Problem(f"{path}:{n}", f"key '{k}' is written twice", "keep one") for k, n in twice])
+    return values, lines
+
+
+def _walk(node: Any, loc: Loc, lines: dict[Loc, int]) -> Iterator[tuple[str, int]]:
+    """Note each key's line; yield keys written twice, of which YAML would keep the last in silence."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*loc, key.value)
+            if here in lines:
+                yield key.value, key.start_mark.line + 1
+            lines[here] = key.start_mark.line + 1
+            yield from _walk(value, here, lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            lines[(*loc, i)] = value.start_mark.line + 1
+            yield from _walk(value, (*loc, i), lines)
+
+
+def _line(lines: dict[Loc, int], loc: Loc) -> int:
+    while loc not in lines:
+        loc = loc[:-1]
+    return lines[loc]
+
+
+def _problem(error: Any, path: str, lines: dict[Loc, int]) -> Problem:
+    """A pydantic error in our words."""
+    loc: Loc = tuple(error["loc"])
+    key = ".".join(str(part) for part in loc)
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "missing":
+        return Problem(f"{path}:{_line(lines, loc)}", f"'{key}' is missing", f"add: {key.replace('.', ': ')}: …")
+    if message.startswith("unknown key"):
+        what, _, fix = message.partition("; ")
+        bad = what.split("'")[1]
+        return Problem(f"{path}:{_line(lines, (*loc, bad))}", f"{what} in {key or 'the recipe'}", fix)
+    given = error.get("input")
+    shown = f"; it is {given!r}" if isinstance(given, str | int | float | bool | type(None)) else ""
+    where = f"{path}:{_line(lines, loc)}"
+    return Problem(where, f"{key or 'recipe'}: {message}{shown}", f"see: raystill plan {path} --resolved")

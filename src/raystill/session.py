@@ -1,0 +1,67 @@
+"""The Ray session of a run: started by the first stage that needs it, on this machine or where RAY_ADDRESS says."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+
+from raystill.errors import ResourceError
+from raystill.recipe import Compute
+
+LOGICAL_CPUS = 8
+"""Logical CPUs of a local Ray on a smaller machine: stages hold CPUs by the process, and idle ones cost nothing."""
+
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAYLLM_ENABLE_REQUEST_PROMPT_LOGS": "0",
+    "RAY_AUTH_MODE": "token",
+}
+"""Set before Ray is imported, unless the user has set them. Token auth: other users of a machine are not its owners."""
+
+
+@contextlib.contextmanager
+def ray_session(compute: Compute) -> Iterator[Callable[[], None]]:
+    """Yield a function that makes sure Ray runs; on leaving, what was started here is shut down."""
+    started = False
+
+    def ensure() -> None:
+        nonlocal started
+        for key, value in ENVIRONMENT.items():
+            os.environ.setdefault(key, value)
+        import ray
+
+        if not ray.is_initialized():
+            _start(compute)
+            started = True
+
+    try:
+        yield ensure
+    finally:
+        if started:
+            import ray
+
+            ray.shutdown()
+
+
+def _start(compute: Compute) -> None:
+    import ray
+
+    if "RAY_ADDRESS" in os.environ:
+        ray.init()
+        return
+    cpus = compute.cpus or max(os.cpu_count() or 1, LOGICAL_CPUS)
+    ray.init(num_cpus=cpus, include_dashboard=False)
+
+
+def need(what: str, cpus: float, gpus: float = 0) -> None:
+    """Raise ResourceError with the arithmetic when the cluster could never place this; Ray would wait for ever."""
+    import ray
+
+    has = ray.cluster_resources()
+    for kind, wanted in (("CPU", cpus), ("GPU", gpus)):
+        if wanted > has.get(kind, 0):
+            raise ResourceError(
+                f"{what} needs {wanted:g} {kind}s and this Ray cluster has {has.get(kind, 0):g}; "
+                f"ask for less in 'compute', or for a local run leave 'compute.cpus' out"
+            )

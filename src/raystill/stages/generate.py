@@ -1,0 +1,176 @@
+"""generate: the teacher answers the train and validation prompts; test prompts never come here.
+
+One long Ray Data execution whose rows are units, not prompts: replicas read, answer and publish units by themselves, so
+no prompt passes through the driver or the object store and an engine is built once. What is published stays published:
+a resumed run does only units that are not there, and takes over equal units of earlier runs.
+"""
+
+import asyncio
+import collections
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from raystill import engine, recipe, storage
+from raystill.artifacts import Checkpoint, Outcome, Table
+from raystill.context import Context
+from raystill.errors import Interrupted, RaystillError, StageError
+from raystill.plugins import load
+from raystill.records import Generation
+from raystill.session import need
+from raystill.teachers import KINDS, Teacher
+from raystill.teachers.replica import Done, Replica, Unit, published
+
+VERSION = 1
+EARLY_ROWS = 200
+"""Rows after which a run whose teacher mostly fails stops itself."""
+
+
+def needs_ray(teacher: recipe.Teacher) -> bool:
+    """Whether this teacher runs in actors."""
+    kind: type[Teacher] = load(teacher.kind, KINDS, "teacher")
+    return not kind.local
+
+
+def generate(teacher: recipe.Teacher, model: Checkpoint | None, prompts: Table, context: Context) -> Outcome:
+    """Generations for every train and validation prompt, in units that keep their prompts' split.
+
+    Raises StageError when more rows fail than the recipe allows, Interrupted after Ctrl-C.
+    """
+    units = _units(teacher, model, prompts, context.url)
+    there = {entry.url for entry in storage.entries(context.url)}
+    missing = [u for u in units if storage.join(u.folder, u.name) not in there]
+    reused = _take_over(missing, context.url)
+    todo = [u for u in missing if u.name not in reused]
+
+    context.progress.start("generate", len(units), "units")
+    done = [published(u) for u in units if u not in todo]
+    for unit_done in done:
+        _advance(context, unit_done, reused=unit_done.counts["rows"])
+    for unit_done in _answers(teacher, model.folder() if model else None, todo, context):
+        done.append(unit_done)
+        _advance(context, unit_done)
+        _stop_early(done, context.max_error_rate)
+        if context.stopping.is_set():
+            raise Interrupted("stopped; finished units are kept: run the same command to go on")
+
+    counts = _total(done) | {"reused_units": len(reused), "units": len(units)}
+    _check(counts, context.max_error_rate, prompts)
+    facts = {"teacher": teacher.model or teacher.recipe or teacher.kind, "kind": teacher.kind}
+    facts |= {k: model.facts[k] for k in ("tokenizer", "template") if model and k in model.facts}
+    files = sorted((d.file for d in done), key=lambda f: f.path)
+    return Outcome("generations", files, Generation.SCHEMA, counts, facts)
+
+
+def _units(teacher: recipe.Teacher, model: Checkpoint | None, prompts: Table, folder: str) -> list[Unit]:
+    """One unit per prompt part, named by everything that decides its answers: equal names hold equal work."""
+    decides = {"teacher": teacher.identity(), "model": model.fingerprint if model else None, "version": VERSION}
+    units = []
+    for part in prompts.parts("train", "validation"):
+        key = hashlib.sha256(json.dumps([decides, part.sha256], sort_keys=True).encode()).hexdigest()[:16]
+        name = f"{part.path.partition('-')[0]}-{key}.parquet"
+        units.append(Unit(name, storage.join(prompts.url, part.path), part.sha256, folder))
+    return units
+
+
+def _take_over(missing: Sequence[Unit], folder: str) -> set[str]:
+    """Copy equal units of other runs under this root; the names that were found."""
+    wanted = {u.name: u for u in missing}
+    found: set[str] = set()
+    for entry in storage.entries(os.path.dirname(folder)) if wanted else []:  # noqa: PTH120  an s3 URL is no Path
+        name = entry.url.rpartition("/")[2]
+        if name in wanted and name not in found:
+            storage.put_if_absent(storage.join(folder, name), storage.read(entry.url))
+            found.add(name)
+    return found
+
+
+def _answers(teacher: recipe.Teacher, model: str | None, units: Sequence[Unit], context: Context) -> Iterator[Done]:
+    """Units as they are published, in any order."""
+    block = teacher.model_dump(mode="json", by_alias=True)
+    if not units:
+        return
+    if not needs_ray(teacher):
+        replica = Replica(block, model)
+        for unit in units:
+            yield asyncio.run(replica.run(unit))
+        return
+
+    import ray
+
+    wide = context.compute.generate
+    gpus = wide.gpus if wide.gpus is not None else int(engine.has_gpu() and teacher.kind == "vllm")
+    cpus = wide.cpus or max(1, (os.cpu_count() or 1) // wide.replicas)
+    need(f"generate ({wide.replicas} replicas of {cpus} CPUs and {gpus} GPUs)", wide.replicas * cpus, wide.replicas * gpus)
+    dataset = ray.data.from_items([{"unit": json.dumps(vars(u))} for u in units], override_num_blocks=len(units))
+    answered = dataset.map_batches(
+        Replica,
+        fn_constructor_args=(block, model),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=wide.replicas, max_tasks_in_flight_per_actor=2 * wide.units_in_flight),
+        num_cpus=cpus,
+        num_gpus=gpus,
+        max_concurrency=wide.units_in_flight,
+        runtime_env={"env_vars": engine.environment(cpus)},
+    )
+    try:
+        for row in answered.iter_rows():
+            values = json.loads(row["done"])
+            yield Done(_file(values["file"]), values["counts"])
+    except ray.exceptions.RayError as e:
+        raise _cause(e) from e
+
+
+def _file(values: dict[str, Any]) -> Any:
+    from raystill.artifacts import File
+
+    return File(**values)
+
+
+def _cause(error: BaseException) -> RaystillError:
+    """Our own error inside what Ray wraps around it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, RaystillError):
+            return seen
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    return StageError(f"generate failed: {str(error).strip().splitlines()[-1]}")
+
+
+def _advance(context: Context, done: Done, **scalars: float) -> None:
+    counts = done.counts
+    rejects = sum(counts["errors"].values())
+    context.progress.advance(1, rows=counts["rows"], tokens=counts["output_tokens"], rejects=rejects, **scalars)
+
+
+def _total(done: Sequence[Done]) -> dict[str, Any]:
+    errors: collections.Counter[str] = collections.Counter()
+    for d in done:
+        errors.update(d.counts["errors"])
+    summed = {k: sum(d.counts[k] for d in done) for k in ("rows", "answers", "truncated", "prompt_tokens", "output_tokens")}
+    return {**summed, "errors": dict(errors)}
+
+
+def _stop_early(done: Sequence[Done], max_error_rate: float) -> None:
+    counts = _total(done)
+    if counts["rows"] >= EARLY_ROWS and sum(counts["errors"].values()) > max_error_rate * counts["rows"]:
+        raise _too_many(counts, max_error_rate)
+
+
+def _check(counts: dict[str, Any], max_error_rate: float, prompts: Table) -> None:
+    expected = sum(part.rows for part in prompts.parts("train", "validation"))
+    if counts["rows"] != expected:
+        raise StageError(f"generate holds {counts['rows']} rows for {expected} prompts; move its folder away and run again")
+    if sum(counts["errors"].values()) > max_error_rate * counts["rows"]:
+        raise _too_many(counts, max_error_rate)
+
+
+def _too_many(counts: dict[str, Any], max_error_rate: float) -> StageError:
+    errors = collections.Counter(counts["errors"])
+    reasons = "; ".join(f"{reason} ({n})" for reason, n in errors.most_common(3))
+    return StageError(
+        f"the teacher failed on {errors.total()} of {counts['rows']} rows, more than max_error_rate {max_error_rate}: "
+        f"{reasons}. Mend the rows or the teacher, or raise max_error_rate; finished units are kept"
+    )

@@ -1,0 +1,133 @@
+"""A step of the line: one artifact to be, what decides it, and how to make it. The Runner makes what is missing."""
+
+import contextlib
+
+import datetime
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from raystill import artifacts, storage
+from raystill.artifacts import Artifact, Manifest, Outcome
+from raystill.context import Context, Progress
+from raystill.errors import RecipeError
+from raystill.models import UNRESOLVED
+from raystill.provenance import provenance
+from raystill.recipe import Recipe
+
+A = TypeVar("A", bound=Artifact)
+
+
+@dataclass(frozen=True)
+class Step(Generic[A]):
+    """One artifact to be."""
+
+    label: str
+    stage: str
+    version: int
+    decides: Mapping[str, Any]
+    inputs: Mapping[str, Artifact | None]
+    kind: type[A]
+    make: Callable[[Context], Outcome]
+    ray: bool = False
+    """Whether making it needs Ray."""
+
+    @property
+    def fingerprint(self) -> str:
+        """The address of its artifact; UNRESOLVED while an input's identity is not known."""
+        prints = {name: a.fingerprint for name, a in self.inputs.items() if a is not None}
+        if UNRESOLVED in prints.values():
+            return UNRESOLVED
+        return artifacts.fingerprint(self.stage, self.version, self.decides, prints)
+
+    def url(self, root: str) -> str:
+        """The folder of its artifact."""
+        return storage.join(root, self.stage, self.fingerprint)
+
+
+class Do(Protocol):
+    """Who carries out the line: the Runner makes steps, plan only names them."""
+
+    root: str
+    offline: bool
+
+    def __call__(self, step: Step[A]) -> A:
+        """The step's artifact."""
+
+    def done(self, step: Step[Any]) -> bool:
+        """Whether its artifact is there."""
+
+
+class Runner:
+    """Makes missing artifacts, one step after another; finished ones are loaded."""
+
+    offline = False
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        progress: Progress,
+        stopping: threading.Event,
+        ensure_ray: Callable[[], None],
+        scratch: Path,
+        only: str | None = None,
+    ) -> None:
+        self.recipe, self.root = recipe, recipe.root
+        self.progress, self.stopping, self.ensure_ray, self.only = progress, stopping, ensure_ray, only
+        self.scratch = scratch
+
+    def done(self, step: Step[Any]) -> bool:
+        """Whether its artifact is there."""
+        return storage.exists(storage.join(step.url(self.root), artifacts.MANIFEST))
+
+    def __call__(self, step: Step[A]) -> A:
+        """Load the step's artifact, or make and commit it."""
+        url = step.url(self.root)
+        if (there := artifacts.load(step.kind, url)) is not None:
+            return there
+        if self.only not in (None, step.stage):
+            raise RecipeError(f"--only {self.only} needs the result of '{step.label}'; run without --only, or that stage first")
+        if step.ray:
+            self.ensure_ray()
+        started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        started = time.perf_counter()
+        with tempfile.TemporaryDirectory(dir=self.scratch) as scratch:
+            outcome = step.make(
+                Context(url, self.recipe.compute, self.progress, self.recipe.max_error_rate, Path(scratch), self.stopping)
+            )
+        made = {"started_at": started_at, "elapsed_s": round(time.perf_counter() - started, 3)}
+        manifest = Manifest(
+            kind=outcome.kind,
+            schema=outcome.schema,
+            stage=step.stage,
+            version=step.version,
+            fingerprint=step.fingerprint,
+            config=dict(step.decides),
+            inputs={name: a.fingerprint for name, a in step.inputs.items() if a is not None},
+            files=list(outcome.files),
+            counts=dict(outcome.counts),
+            facts=dict(outcome.facts),
+            provenance=provenance() | made,
+        )
+        return artifacts.commit(step.kind, url, manifest)
+
+
+T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def on_demand(enter: Callable[[Context], contextlib.AbstractContextManager[T]]) -> Iterator[Callable[[Context], T]]:
+    """Yield a function whose first call enters the context manager; it is left at the end, if it was entered."""
+    with contextlib.ExitStack() as stack:
+        entered: list[T] = []
+
+        def get(context: Context) -> T:
+            if not entered:
+                entered.append(stack.enter_context(enter(context)))
+            return entered[0]
+
+        yield get

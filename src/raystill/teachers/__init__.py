@@ -1,0 +1,50 @@
+"""Where completions come from. A kind is a class of one file here, or the user's own as `module:attr`.
+
+It is made once per replica with the recipe's teacher block and the model's folder, and answers one prompt at a time;
+a replica keeps many answers in flight. `local = True` says that it needs no engine and answers in the driver.
+"""
+
+import dataclasses
+from typing import Any, ClassVar, Protocol
+
+from raystill import recipe
+from raystill.records import Generation, Prompt
+
+KINDS = {
+    "vllm": "raystill.teachers.vllm:Vllm",
+    "reference": "raystill.teachers.reference:Reference",
+    "scripted": "raystill.teachers.scripted:Scripted",
+}
+
+
+class Teacher(Protocol):
+    """What generate asks of a teacher."""
+
+    local: ClassVar[bool]
+
+    def __init__(self, teacher: recipe.Teacher, model: str | None) -> None: ...
+
+    async def answer(self, prompt: Prompt) -> list[Generation]:
+        """`sampling.n` answers. Raises RowError for a prompt that cannot be answered, EngineDied when nothing can."""
+
+    def close(self) -> None:
+        """Let the engine go."""
+
+
+class RowError(Exception):
+    """This prompt cannot be answered; its text is the reason, without the prompt. The others go on."""
+
+
+class EngineDied(Exception):
+    """The engine is gone: the replica must be replaced, and the row is not to blame yet."""
+
+
+def generation(prompt: Prompt, **answer: Any) -> Generation:
+    """A Generation that carries its prompt's fields."""
+    asked = {f.name: getattr(prompt, f.name) for f in dataclasses.fields(Prompt)}
+    return Generation(**asked, teacher="teacher", **answer)
+
+
+def failure(prompt: Prompt, reason: str) -> Generation:
+    """The row that stands for an answer which could not be had."""
+    return generation(prompt, finish_reason="error", error=reason)

@@ -1,0 +1,115 @@
+"""One teacher replica: takes a unit, answers its rows concurrently, publishes the unit, hands back only counts.
+
+A unit is one prompt part of about 256 rows and becomes one Parquet object, published whole. Every start of a unit leaves
+an attempt object, so the count survives the process. From the third attempt the unit runs row by row with a marker
+before each row; a row begun twice without an answer ended its engine twice, and is rejected for it.
+"""
+
+import asyncio
+import collections
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from raystill import artifacts, plugins, recipe, storage
+from raystill.errors import Corrupted
+from raystill.records import Generation, Prompt, from_mapping
+from raystill.teachers import KINDS, EngineDied, RowError, Teacher, failure
+
+CAREFUL_ATTEMPT = 3
+"""From this attempt on a unit runs row by row: two deaths may be bad luck, a third points at a row."""
+
+ROW_ATTEMPTS = 2
+"""Starts of one row alone before it is given up: once may be a killed run."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One prompt part and the object it becomes."""
+
+    name: str
+    prompts: str
+    sha256: str
+    folder: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """A published unit."""
+
+    file: artifacts.File
+    counts: dict[str, Any]
+
+
+class Replica:
+    """A teacher and its units; also the class of Ray Data's actors."""
+
+    def __init__(self, teacher: dict[str, Any], model: str | None) -> None:
+        block = recipe.Teacher.model_validate(teacher)
+        self.teacher: Teacher = plugins.load(block.kind, KINDS, "teacher")(block, model)
+
+    async def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Ray Data's side: a batch of one unit in, its counts out, both as JSON."""
+        done = [await self.run(Unit(**json.loads(unit))) for unit in batch["unit"]]
+        return {"done": [json.dumps(dataclasses.asdict(d)) for d in done]}
+
+    async def run(self, unit: Unit) -> Done:
+        """Answer and publish one unit; the first publisher wins, and its counts are returned."""
+        data = storage.read(unit.prompts)
+        if hashlib.sha256(data).hexdigest() != unit.sha256:
+            raise Corrupted(f"{unit.prompts} does not match its checksum; move its folder away and run again")
+        prompts = artifacts.decode(Prompt, data, unit.prompts)
+        if _attempt(unit.folder, unit.name) < CAREFUL_ATTEMPT:
+            answers = await asyncio.gather(*(self._row(p) for p in prompts))
+        else:
+            answers = [await self._careful_row(unit, p) for p in prompts]
+        url = storage.join(unit.folder, unit.name)
+        storage.put_if_absent(url, artifacts.encode(Generation, [g for row in answers for g in row]))
+        return published(unit)
+
+    async def _row(self, prompt: Prompt) -> list[Generation]:
+        try:
+            return await self.teacher.answer(prompt)
+        except RowError as e:
+            return [failure(prompt, str(e))]
+        except EngineDied:
+            os._exit(1)  # Ray replaces the process and hands its units to the next; an exception would end the run
+
+    async def _careful_row(self, unit: Unit, prompt: Prompt) -> list[Generation]:
+        name = f"{unit.name}.{hashlib.sha256(prompt.id.encode()).hexdigest()[:12]}"
+        answered = storage.join(unit.folder, "attempts", f"{name}.answered")
+        if storage.exists(answered):
+            return [from_mapping(Generation, g) for g in json.loads(storage.read(answered))]
+        if _attempt(unit.folder, name) > ROW_ATTEMPTS:
+            return [failure(prompt, "ended its engine")]
+        answers = await self._row(prompt)
+        storage.put_if_absent(answered, json.dumps([dataclasses.asdict(g) for g in answers]).encode())
+        return answers
+
+
+def published(unit: Unit) -> Done:
+    """What a published unit holds, read back and verified."""
+    url = storage.join(unit.folder, unit.name)
+    data = storage.read(url)
+    rows = artifacts.decode(Generation, data, url)
+    errors = collections.Counter(g.error for g in rows if g.error)
+    counts = {
+        "rows": len({g.id for g in rows}),
+        "answers": sum(g.error is None for g in rows),
+        "errors": dict(errors),
+        "truncated": sum(g.finish_reason == "length" for g in rows),
+        "prompt_tokens": sum(g.prompt_tokens for g in rows),
+        "output_tokens": sum(g.output_tokens for g in rows),
+    }
+    return Done(artifacts.describe(unit.name, data, len(rows)), counts)
+
+
+def _attempt(folder: str, name: str) -> int:
+    """Claim and return this start's number, from 1."""
+    number = 1
+    while not storage.put_if_absent(storage.join(folder, "attempts", f"{name}.{number}"), os.urandom(8)):
+        number += 1
+    return number

@@ -1,0 +1,88 @@
+"""The recipe: five lines are enough, and every mistake is named with its line."""
+
+from pathlib import Path
+
+import pytest
+
+from raystill import recipe_file
+from raystill.recipe import Recipe, Teacher, Train
+from raystill.recipe_file import RecipeProblems
+
+FIVE = """\
+name: support
+task: conversation
+data: {train: support.jsonl}
+teacher: {model: deepseek-ai/DeepSeek-V3}
+student: {model: microsoft/Phi-4-mini-instruct}
+"""
+
+
+def written(folder: Path, text: str) -> str:
+    path = folder / "recipe.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_five_lines_are_enough(tmp_path: Path) -> None:
+    assert recipe_file.load(written(tmp_path, FIVE)).recipe.name == "support"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says", "fix"),
+    [
+        (FIVE + "trian: {epochs: 2}\n", 6, "unknown key 'trian'", "did you mean 'train'?"),
+        (FIVE + "train:\n  epochs: two\n", 7, "train.epochs", ""),
+        (FIVE + "train:\n  epochs: 1\n  epochs: 2\n", 8, "written twice", "keep one"),
+        (FIVE.replace("task: conversation\n", ""), 1, "'task' is missing", "add: task: …"),
+        (FIVE.replace("name: support", "name: Support Desk"), 1, "'Support Desk' is not a name", ""),
+        (FIVE + "students: {a: {model: x}}\n", 1, "exactly one of 'student' and 'students'", ""),
+        (FIVE.replace("{model: deepseek-ai/DeepSeek-V3}", "{system: hello}"), 4, "exactly one of 'model' and 'rec", ""),
+        (FIVE + "train: {learning_rate: .nan}\n", 6, "train.learning_rate", ""),
+        ("- a\n- b\n", 1, "a recipe is a map", "raystill init"),
+        ("name: [\n", 2, "not YAML", "indentation"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_named_with_its_line(tmp_path: Path, text: str, line: int, says: str, fix: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(RecipeProblems) as caught:
+        recipe_file.load(path)
+    problem = caught.value.problems[0]
+    assert problem.where == f"{path}:{line}"
+    assert says in problem.what
+    assert fix in problem.fix
+
+
+def test_all_mistakes_come_at_once(tmp_path: Path) -> None:
+    text = FIVE + "train: {epochs: 0, clip: -1}\nevaluate: {limit: none}\n"
+    with pytest.raises(RecipeProblems) as caught:
+        recipe_file.load(written(tmp_path, text))
+    assert len(caught.value.problems) == 3
+
+
+def test_a_missing_recipe_says_how_to_write_one(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="raystill init"):
+        recipe_file.load(str(tmp_path / "none.yaml"))
+
+
+def test_compute_may_live_in_a_file_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "big.yaml").write_text("generate: {replicas: 8}\n")
+    made = recipe_file.load(written(tmp_path, FIVE), str(tmp_path / "big.yaml"))
+    assert made.recipe.compute.generate.replicas == 8
+
+
+def test_placement_keys_of_an_engine_are_no_identity() -> None:
+    one = Teacher(model="m", engine={"tensor_parallel_size": 1, "max_model_len": 100})
+    two = Teacher(model="m", engine={"tensor_parallel_size": 8, "max_model_len": 100})
+    other = Teacher(model="m", engine={"max_model_len": 200})
+    assert one.identity() == two.identity() != other.identity()
+
+
+def test_a_students_own_training_is_validated() -> None:
+    made = Recipe.model_validate(
+        {
+            "name": "a", "task": "conversation", "data": {"train": "x"}, "teacher": {"kind": "reference"},
+            "students": {"small": {"model": "s", "train": {"epochs": 1}}, "large": {"model": "l"}},
+        }
+    )  # fmt: skip
+    assert made.train_for(made.students["small"]) == Train(epochs=1)
+    assert made.train_for(made.students["large"]) == Train()
