@@ -11,7 +11,6 @@ tokenizer, trained on the train rows, and the config.json of a small Llama; weig
 import hashlib
 import json
 import random
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from typing import Any
 SEED = 20
 TRAIN_ROWS = 4000
 TEST_ROWS = 300
-VOCABULARY = 768
+VOCABULARY = 1024
 
 MONTHS = (
     "January", "February", "March", "April", "May", "June",
@@ -56,7 +55,7 @@ TOPICS = (
         ),
     ),
     Topic(
-        "a replacement leaves our warehouse tomorrow",
+        "a replacement leaves tomorrow",
         (
             "It arrived broken.",
             "It was damaged when I opened the box.",
@@ -78,7 +77,7 @@ TOPICS = (
         ),
     ),
     Topic(
-        "your money will be on your account within five days",
+        "your refund arrives within five days",
         (
             "I sent it back but have not seen my money.",
             "Where is my refund?",
@@ -89,7 +88,7 @@ TOPICS = (
         ),
     ),
     Topic(
-        "the right item is on its way at no cost to you",
+        "the right item is on its way",
         (
             "You sent me something else.",
             "The box had the wrong thing in it.",
@@ -100,7 +99,7 @@ TOPICS = (
         ),
     ),
     Topic(
-        "we have cancelled it and you pay nothing",
+        "it is cancelled and you pay nothing",
         (
             "Please cancel it.",
             "I have changed my mind, can you stop the order?",
@@ -171,9 +170,9 @@ FACTS = (
     "It is about the {product} that I bought on {date}, order no. {order}.",
 )
 
-HOUSE = "Hello! Order {order}, the {product} of {date}: {answer}. Your support desk"
-STYLE = r"Hello! Order #\d{6}, the [a-z ]+ of \d{1,2} [A-Z][a-z]+: [a-z ]+\. Your support desk"
-FACT_PATTERNS = [r"#\d+", r"(?<=, the )[a-z ]+(?= of )", r"\d{1,2} [A-Z][a-z]+", r"(?<=: )[a-z ]+"]
+HOUSE = "Order {order}, your {product} of {date}: {answer}."
+STYLE = r"Order #\d{4}, your [a-z ]+ of \d{1,2} [A-Z][a-z]+: [a-z ]+\."
+FACT_PATTERNS = [r"#\d+", r"(?<=, your )[a-z ]+(?= of )", r"\d{1,2} [A-Z][a-z]+", r"(?<=: )[a-z ]+"]
 
 USER, ASSISTANT, SYSTEM, END, PAD = "<|user|>", "<|assistant|>", "<|system|>", "<|end|>", "<|pad|>"
 CHAT_TEMPLATE = (
@@ -208,7 +207,7 @@ def _rows(rng: random.Random) -> Iterator[dict[str, Any]]:
     seen: set[object] = set()
     while True:
         topic, product = rng.choice(TOPICS), rng.choice(PRODUCTS)
-        day, month, order = rng.randint(1, 28), rng.choice(MONTHS), f"{rng.randrange(10**5, 10**6)}"
+        day, month, order = rng.randint(1, 28), rng.choice(MONTHS), f"{rng.randrange(1000, 10000)}"
         combination = (topic, product, day, month)
         if order in seen or combination in seen:
             continue

@@ -125,6 +125,11 @@ class Table(Artifact):
         for part in self.parts(*splits):
             yield from decode(row, self.read(part.path), f"{self.url}/{part.path}")
 
+    def column(self, name: str, *splits: Split) -> Iterator[Any]:
+        """One column's values, part by part; much cheaper than whole rows."""
+        for part in self.parts(*splits):
+            yield from pq.read_table(io.BytesIO(self.read(part.path)), columns=[name])[name].to_pylist()
+
 
 @dataclass(frozen=True)
 class Checkpoint(Artifact):

@@ -1,9 +1,12 @@
-"""Plug-ins by name: a known kind, or the user's own as `module:attr`. No registry: a folder's dict names its own kinds."""
+"""Find and load plug-ins: a kind that raystill knows, or the user's own code as `module:attr`.
 
-import difflib
-import hashlib
+Modules are looked up as Python does, with the working folder first, so a file beside the recipe is enough.
+"""
+
+import ast
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,49 +15,66 @@ from typing import Any
 from raystill.errors import RecipeError
 
 
-def find(spec: str, kinds: Mapping[str, str], what: str) -> str:
-    """The `module:attr` of a kind. Raises RecipeError listing the known kinds; nothing of the plug-in is imported."""
-    target = kinds.get(spec, spec)
-    module, colon, attr = target.partition(":")
-    if not (module and colon and attr):
-        near = difflib.get_close_matches(spec, kinds, 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(kinds)}"
-        raise RecipeError(f"no {what} '{spec}'; {hint}; or name your own as module:attr")
-    if spec not in kinds and _source(module) is None:
-        raise RecipeError(f"{what} '{spec}': module '{module}' is not found; run where it is, or install it")
-    return target
-
-
 def load(spec: str, kinds: Mapping[str, str], what: str) -> Any:
-    """The plug-in itself. Raises RecipeError when there is no such kind, module or attribute."""
-    module, _, attr = find(spec, kinds, what).partition(":")
-    if spec not in kinds:
-        _here()
+    """The object that a kind or `module:attr` names. Raises RecipeError when it cannot be had."""
+    module, attr = find(spec, kinds, what)
     try:
-        return getattr(importlib.import_module(module), attr)
-    except AttributeError:
-        raise RecipeError(f"{what} '{spec}': module '{module}' has no '{attr}'") from None
+        loaded = importlib.import_module(module)
+    except ImportError as e:
+        raise RecipeError(f"{what} '{spec}' cannot be imported ({e}); install what it needs and run again") from e
+    if not hasattr(loaded, attr):
+        raise RecipeError(f"{what} '{spec}': module {module} has no '{attr}'; write module:name of what it has")
+    return getattr(loaded, attr)
 
 
-def identity(spec: str, kinds: Mapping[str, str], what: str) -> str:
-    """What decides a plug-in's outcome: a kind's name, or the user's spec with the sha256 of its source file."""
-    if spec in kinds:
-        return spec
-    source = _source(find(spec, kinds, what).partition(":")[0])
-    digest = hashlib.sha256(Path(source).read_bytes()).hexdigest()[:12] if source else ""
-    return f"{spec}@{digest}"
+def find(spec: str, kinds: Mapping[str, str], what: str) -> tuple[str, str]:
+    """Module and attribute of a kind or `module:attr`, checked without importing the module itself.
+
+    Raises RecipeError for an unknown kind, a module that is not there, or a name that its source does not bind.
+    """
+    module, colon, attr = kinds.get(spec, spec).partition(":")
+    if not colon:
+        raise RecipeError(f"'{spec}' is no {what}; known are {', '.join(kinds)}, or name your own as module:attr")
+    source = _source(module, spec, what)
+    if source is not None and attr not in (bound := _bound(source)) and not bound & {"*", "__getattr__"}:
+        raise RecipeError(f"{what} '{spec}': {source.name} has no '{attr}'; write module:name of what it defines")
+    return module, attr
 
 
-def _here() -> None:
-    """Let modules beside the recipe's working directory be found, as `python -m` does."""
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+def source_file(spec: str, kinds: Mapping[str, str], what: str) -> Path | None:
+    """The file of the user's own plug-in, whose content is identity; None for kinds that raystill knows."""
+    return None if spec in kinds else _source(find(spec, kinds, what)[0], spec, what)
 
 
-def _source(module: str) -> str | None:
-    _here()
+def _source(module: str, spec: str, what: str) -> Path | None:
+    """The module's Python file; None when it has no source."""
+    here = os.getcwd()  # noqa: PTH109  sys.path holds strings
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+    importlib.invalidate_caches()
     try:
-        spec = importlib.util.find_spec(module)
+        found = importlib.util.find_spec(module)
     except (ImportError, ValueError):
-        return None
-    return spec.origin if spec else None
+        found = None
+    if found is None:
+        raise RecipeError(
+            f"{what} '{spec}': there is no module {module}; run where {module.partition('.')[0]}.py lies, or install it"
+        )
+    return Path(found.origin) if found.origin and found.origin.endswith(".py") else None
+
+
+def _bound(source: Path) -> set[str]:
+    """Names that a module's top level binds, imports included."""
+    try:
+        body = ast.parse(source.read_bytes()).body
+    except SyntaxError as e:
+        raise RecipeError(f"{source.name}:{e.lineno} is no valid Python ({e.msg}); mend that line") from e
+    names: set[str] = set()
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+        else:
+            names |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return names

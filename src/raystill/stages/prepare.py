@@ -1,9 +1,9 @@
 """prepare: the user's rows become prompts, dealt to train, validation and test, in units of about 256.
 
-A row is a conversation (`messages`, or ShareGPT's `conversations`), a column, or a template over columns. One that cannot
-be read is rejected and counted; equal rows collapse into one; a train row that asks exactly what a held-out row asks
-is dropped. Held-out files are read first, so they keep what they share with train. Nothing here knows models: messages
-are the data's own. Prompts are held in memory once, until they are written.
+A row is a conversation (`messages`, or ShareGPT's `conversations`), a column, or a template over columns. One that
+cannot be read is rejected and counted; equal rows collapse into one; a train row that asks exactly what a held-out row
+asks is dropped. Held-out files are read first, so they keep what they share with train. Nothing here knows models:
+messages are the data's own. Prompts are held in memory once, until they are written.
 """
 
 import bisect
@@ -24,7 +24,7 @@ from raystill import artifacts, conversations, sources, storage, templates
 from raystill.artifacts import File, Outcome
 from raystill.context import Context
 from raystill.conversations import NotAConversation
-from raystill.errors import DataError, Interrupted
+from raystill.errors import DataError, Interrupted, RecipeError
 from raystill.formats import Found, Rejected
 from raystill.recipe import Data
 from raystill.records import SPLITS, Message, Prompt, Split
@@ -90,14 +90,25 @@ def prepare(data: Data, task: str, context: Context) -> Outcome:
 
 
 def check_columns(data: Data) -> None:
-    """What can be known of `data` before any run: its templates, and its columns in the first rows of local train files.
+    """What can be known of `data` before any run: its templates, and its columns in the first rows of local files.
 
     Raises RecipeError or DataError. Files that are missing or remote are not looked at.
     """
     _Mapping.of(data, ())
-    paths = [data.train] if isinstance(data.train, str) else data.train
-    if not any(storage.is_s3(p) or sources.is_hub_id(p) for p in paths):
-        _mapped(data, itertools.islice(sources.read(data.train, "train", data.max_row_bytes), FIRST_ROWS))
+    for split in SPLITS:
+        given = getattr(data, split) or []
+        for path in [given] if isinstance(given, str) else given:
+            if _is_here(path):
+                _mapped(data, itertools.islice(sources.read(path, split, data.max_row_bytes), FIRST_ROWS))
+
+
+def _is_here(path: str) -> bool:
+    if storage.is_s3(path) or sources.is_hub_id(path):
+        return False
+    try:
+        return bool(sources.find(path))
+    except DataError:
+        return False
 
 
 def units(prompts: Iterable[Prompt]) -> Iterator[list[Prompt]]:
@@ -142,6 +153,11 @@ class _Mapping:
     @classmethod
     def of(cls, data: Data, columns: Iterable[str]) -> "_Mapping":
         """As the recipe says; where it says nothing of the prompt, by the columns that there are."""
+        if data.turns == "each" and data.reference:
+            raise RecipeError(
+                "data.reference cannot stand beside `turns: each`, which takes every assistant turn as the answer to "
+                "what was said before it; remove one of the two"
+            )
         there = set(columns)
         prompt = data.prompt or next((c for c in PROMPT_COLUMNS if c in there), "")
         return cls(
@@ -163,7 +179,7 @@ class _Mapping:
             ("data.split.by", self.by),
         ):
             columns = value.columns if isinstance(value, Template) else {value} if value else ()
-            named |= {column: key for column in sorted(columns)}
+            named |= dict.fromkeys(sorted(columns), key)
         return named
 
 
@@ -321,9 +337,7 @@ def _identifier(values: Mapping[str, Any], column: str) -> str:
 def _canonical(value: Any) -> str:
     """One spelling for equal values. Raises _Unusable for what JSON cannot say."""
     try:
-        return json.dumps(
-            value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_spelled
-        )
+        return _ENCODER.encode(value)
     except TypeError:
         raise _Unusable("a value that JSON cannot hold") from None
     except ValueError:
@@ -340,6 +354,11 @@ def _spelled(value: Any) -> str:
     raise TypeError(type(value).__name__)
 
 
+_ENCODER = json.JSONEncoder(
+    sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_spelled
+)
+
+
 def _drop_leaks(kept: dict[Split, list[Prompt]]) -> int:
     """Take out of train, and of validation, what a row held out from it asks in the same words; how many."""
     held: set[bytes] = set()
@@ -354,12 +373,12 @@ def _drop_leaks(kept: dict[Split, list[Prompt]]) -> int:
 
 
 def _question(prompt: Prompt) -> bytes:
-    text = _canonical([dataclasses.astuple(m) for m in prompt.messages])
+    text = _canonical([[m.role, m.content, m.tool_calls, m.tool_call_id] for m in prompt.messages])
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def _limit(kept: dict[Split, list[Prompt]], limit: int | None) -> int:
-    """Keep the train rows with the smallest hashes, so a larger limit keeps all that a smaller one does; how many went."""
+    """Keep the train rows of smallest hash, so a larger limit keeps all that a smaller one does; how many went."""
     rows = kept["train"]
     keys = {p.conversation_id or p.id for p in rows}
     if limit is None or len(keys) <= limit:

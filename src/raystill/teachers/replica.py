@@ -15,13 +15,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from raystill import artifacts, plugins, recipe, storage
-from raystill.errors import Corrupted
+from raystill.errors import Corrupted, StageError
 from raystill.records import Generation, Prompt, from_mapping
 from raystill.teachers import KINDS, EngineDied, RowError, Teacher, failure
 
 CAREFUL_ATTEMPT = 3
 """From this attempt on a unit runs row by row: two deaths may be bad luck, a third points at a row."""
 
+ENGINE_DEATHS = 3
+"""Deaths of engines that had answered nothing at all, before the run gives up: then no row is to blame."""
 ROW_ATTEMPTS = 2
 """Starts of one row alone before it is given up: once may be a killed run."""
 
@@ -50,6 +52,7 @@ class Replica:
     def __init__(self, teacher: dict[str, Any], model: str | None) -> None:
         block = recipe.Teacher.model_validate(teacher)
         self.teacher: Teacher = plugins.load(block.kind, KINDS, "teacher")(block, model)
+        self.has_answered = False
 
     async def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Ray Data's side: a batch of one unit in, its counts out, both as JSON."""
@@ -63,20 +66,27 @@ class Replica:
             raise Corrupted(f"{unit.prompts} does not match its checksum; move its folder away and run again")
         prompts = artifacts.decode(Prompt, data, unit.prompts)
         if _attempt(unit.folder, unit.name) < CAREFUL_ATTEMPT:
-            answers = await asyncio.gather(*(self._row(p) for p in prompts))
+            answers = await asyncio.gather(*(self._row(unit, p) for p in prompts))
         else:
             answers = [await self._careful_row(unit, p) for p in prompts]
         url = storage.join(unit.folder, unit.name)
         storage.put_if_absent(url, artifacts.encode(Generation, [g for row in answers for g in row]))
         return published(unit)
 
-    async def _row(self, prompt: Prompt) -> list[Generation]:
+    async def _row(self, unit: Unit, prompt: Prompt) -> list[Generation]:
         try:
-            return await self.teacher.answer(prompt)
+            answers = await self.teacher.answer(prompt)
         except RowError as e:
             return [failure(prompt, str(e))]
-        except EngineDied:
+        except EngineDied as e:
+            if not self.has_answered and _attempt(unit.folder, "engine") > ENGINE_DEATHS:
+                raise StageError(
+                    f"the teacher's engine dies before its first answer ({e}); see the log for its own words, and check "
+                    "that this engine can run this model on this machine"
+                ) from e
             os._exit(1)  # Ray replaces the process and hands its units to the next; an exception would end the run
+        self.has_answered = True
+        return answers
 
     async def _careful_row(self, unit: Unit, prompt: Prompt) -> list[Generation]:
         name = f"{unit.name}.{hashlib.sha256(prompt.id.encode()).hexdigest()[:12]}"
@@ -85,7 +95,7 @@ class Replica:
             return [from_mapping(Generation, g) for g in json.loads(storage.read(answered))]
         if _attempt(unit.folder, name) > ROW_ATTEMPTS:
             return [failure(prompt, "ended its engine")]
-        answers = await self._row(prompt)
+        answers = await self._row(unit, prompt)
         storage.put_if_absent(answered, json.dumps([dataclasses.asdict(g) for g in answers]).encode())
         return answers
 

@@ -45,7 +45,7 @@ class Vllm:
         try:
             output = await self._complete(ids, f"{prompt.id}-{started}", self._sampling(prompt, len(ids)))
         except EngineDeadError as e:
-            raise EngineDied from e
+            raise EngineDied(str(e).splitlines()[0]) from e
         except ValueError as e:
             raise RowError(type(e).__name__) from e
         elapsed_s = time.perf_counter() - started

@@ -1,0 +1,9 @@
+"""Learning from text: minus the log-probability of the token that was written."""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def cross_entropy(logits_NV: Tensor, labels_N: Tensor) -> Tensor:  # noqa: N803
+    """loss_N, in fp32 whatever the logits are: bf16 has 8 bits of mantissa, a log-sum over 50k entries needs more."""
+    return F.cross_entropy(logits_NV.float(), labels_N, reduction="none")

@@ -1,0 +1,235 @@
+"""Train the student on the kept answers: Ray Train workers around one DeepSpeed engine.
+
+The driver tokenises once, starts the workers, shows what they report and takes the exported folder. What runs on a worker is
+training/loop.py. Tokens and checkpoints of a run in progress lie under `<artifact>/work`; the same command resumes it.
+"""
+
+import json
+import os
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from raystill import chat, plugins, recipe, session, storage
+from raystill.artifacts import Checkpoint, File, Outcome, Table, describe
+from raystill.context import Context
+from raystill.errors import DataError, Interrupted, RecipeError, StageError
+from raystill.losses import KINDS
+from raystill.records import Example
+from raystill.training import zero
+
+if TYPE_CHECKING:
+    from raystill.training import board, loop
+
+VERSION = 1
+CURVE = "curve.jsonl"
+"""Rows of step, loss, applied, validation_loss, learning_rate, tokens, elapsed_s: what the report draws."""
+POLL_S = 0.3
+"""Time between two looks at the board."""
+
+
+class Tracker(Protocol):
+    """Where scalars go."""
+
+    def log(self, step: int, scalars: dict[str, float]) -> None:
+        """Note scalars of a step."""
+
+
+@dataclass
+class Counts:
+    """What became of the examples: kept ones by split, dropped ones by reason."""
+
+    train: int = 0
+    validation: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+
+
+def train(
+    train: recipe.Train,
+    system: str | None,
+    examples: Table,
+    student: Checkpoint,
+    trackers: Sequence[Tracker],
+    context: Context,
+) -> Outcome:
+    """A trained student as an exported model folder, with its training curve.
+
+    Raises RecipeError for DeepSpeed keys that raystill owns, DataError when no example can be learnt from, ResourceError
+    when the cluster is too small, StageError when training fails, Interrupted after Ctrl-C (the same command resumes).
+    """
+    from raystill.training import checkpoints, loop
+
+    if owned := zero.refuse_owned(train.deepspeed):
+        raise RecipeError("\n".join(owned))
+    plugins.find(train.loss, KINDS, "loss")
+    url = context.url if storage.is_s3(context.url) else str(Path(context.url).resolve())
+    if Path(student.url).is_dir():
+        student = replace(student, url=str(Path(student.url).resolve()))
+    attempt = uuid.uuid4().hex[:12]
+    tokens = storage.join(url, "work", attempt)
+    counts = _tokenise(train, system, examples, student, tokens)
+    if not counts.train:
+        why = ", ".join(f"{n} {reason}" for reason, n in counts.rejected.items()) or "there are none"
+        raise DataError(
+            f"no example is left to train on ({why}); raise train.max_length (now {train.max_length}) or look at "
+            "what curate dropped"
+        )
+    outcome = _fit(train, student, url, attempt, counts.train, trackers, context)
+    checkpoints.discard(tokens)
+    exported = outcome.exported
+    if exported is None:
+        raise Interrupted(f"training stopped after step {outcome.stopped_at}; the same command goes on from there")
+    curve = _write_curve(storage.join(url, exported.folder), outcome.curve)
+    # Last: until here, a run that dies goes on from its checkpoint.
+    checkpoints.forget(storage.join(url, loop.CHECKPOINTS), outcome.attempts)
+    last = outcome.curve[-1]
+    validations = [row["validation_loss"] for row in outcome.curve if row["validation_loss"] is not None]
+    return Outcome(
+        kind="model",
+        files=[*exported.files, replace(curve, path=f"{exported.folder}/{CURVE}")],
+        counts=asdict(counts) | {"steps": last["step"], "tokens": last["tokens"]},
+        facts=exported.facts | {"loss": last["loss"], "validation_loss": validations[-1] if validations else None},
+    )
+
+
+def _tokenise(train: recipe.Train, system: str | None, examples: Table, student: Checkpoint, tokens: str) -> Counts:
+    """Store the examples as token ids for the workers; what was kept and dropped."""
+    from raystill.training import batches
+
+    counts = Counts()
+    batches.store(tokens, _encoded(train, system, examples, student, counts))
+    return counts
+
+
+def _encoded(
+    train: recipe.Train, system: str | None, examples: Table, student: Checkpoint, counts: Counts
+) -> Iterator[tuple[str, chat.Encoded, float]]:
+    tokenizer = chat.load_tokenizer(student.folder())
+    same = examples.facts.get("tokenizer") == chat.fingerprint(tokenizer)
+    for example in examples.rows(Example, "train", "validation"):
+        messages = chat.view(example.messages, system, [])
+        # A system message that came or went moves the turns behind it.
+        turns = [i + len(messages) - len(example.messages) for i in example.loss_turns]
+        given = example.completion_ids if same else None
+        encoded = chat.encode(tokenizer, messages, turns, given, example.tools)
+        if len(encoded.input_ids) > train.max_length:
+            counts.rejected["too long"] = counts.rejected.get("too long", 0) + 1
+            continue
+        setattr(counts, example.split, getattr(counts, example.split) + 1)
+        yield example.split, encoded, example.weight
+
+
+def _fit(
+    train: recipe.Train,
+    student: Checkpoint,
+    url: str,
+    attempt: str,
+    examples: int,
+    trackers: Sequence[Tracker],
+    context: Context,
+) -> "board.Outcome":
+    import ray
+
+    from raystill.training import batches, loop
+    from raystill.training.board import Board
+
+    compute = context.compute.train
+    workers, cpus, gpu = layout(compute)
+    what = f"training with {workers} workers of {cpus} CPUs each (compute.train.workers, compute.train.cpus)"
+    session.need(what, workers * cpus, workers if gpu else 0)
+    board: Any = ray.remote(num_cpus=0)(Board).remote()
+    job = loop.Job(train, compute, student, url, attempt, gpu, cpus, board)
+    context.progress.start("train", batches.steps(examples, train.epochs, train.batch_size), "steps")
+    errors: list[Exception] = []
+    running = threading.Thread(target=_trained, args=(job, workers, context.scratch, errors), daemon=True)
+    running.start()
+    shown = 0
+    while running.is_alive():
+        running.join(POLL_S)
+        if context.stopping.is_set():
+            ray.get(board.ask_stop.remote())
+        shown = _show(ray.get(board.drain.remote()), shown, trackers, context)
+    outcome: board.Outcome = ray.get(board.outcome.remote())
+    _show(ray.get(board.drain.remote()), shown, trackers, context)
+    ray.kill(board)
+    if outcome.error:
+        raise outcome.error
+    if outcome.exported is None and outcome.stopped_at is None:
+        raise StageError(
+            f"training lost its workers {compute.resume_failures + 1} times: {_reason(errors)}. The same command goes on "
+            "from the last checkpoint; if memory is short, lower compute.train.micro_tokens or raise compute.train.zero"
+        )
+    return outcome
+
+
+def layout(compute: recipe.Workers) -> tuple[int, int, bool]:
+    """Workers, CPUs of each, and whether they train on GPUs: one worker per GPU, else one per two cores."""
+    import ray
+
+    has = ray.cluster_resources()
+    gpus = int(has.get("GPU", 0))
+    # A local Ray counts more CPUs than there are cores, since most processes idle; training does not.
+    cores = min(int(has.get("CPU", 1)), (os.cpu_count() or 1) * len(ray.nodes()))
+    workers = compute.workers or gpus or max(1, cores // 2)
+    return workers, compute.cpus or max(1, cores // workers), gpus > 0
+
+
+def _trained(job: "loop.Job", workers: int, scratch: Path, errors: list[Exception]) -> None:
+    """Run Ray Train to its end; in a thread of its own, since it blocks and would take over Ctrl-C."""
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from raystill.training import loop
+
+    # Ray keeps its own bookkeeping here: nothing of the run's is in it.
+    place = str(scratch) if len(ray.nodes()) == 1 else storage.join(job.url, "work", job.attempt, "ray")
+    resources = {"CPU": job.threads} | ({"GPU": 1} if job.gpu else {})
+    try:
+        TorchTrainer(
+            loop.run,
+            train_loop_config={"job": job},
+            scaling_config=ScalingConfig(num_workers=workers, use_gpu=job.gpu, resources_per_worker=resources),
+            run_config=RunConfig(
+                name=f"train-{uuid.uuid4().hex[:8]}",
+                storage_path=place,
+                failure_config=FailureConfig(max_failures=job.compute.resume_failures),
+            ),
+        ).fit()
+    except Exception as e:  # the driver's thread decides, with what the board knows
+        errors.append(e)
+
+
+def _reason(errors: Sequence[Exception]) -> str:
+    """The first line of the first worker's error, without its traceback."""
+    failures = getattr(errors[0], "worker_failures", {}) if errors else {}
+    first = next(iter(failures.values()), errors[0] if errors else None)
+    cause = getattr(first, "cause", None) or first
+    return f"{type(cause).__name__}: {str(cause).strip().splitlines()[-1] if str(cause).strip() else ''}"
+
+
+def _show(update: "board.Update", shown: int, trackers: Sequence[Tracker], context: Context) -> int:
+    """Tell the user and the trackers what is new; the last step shown."""
+    for line in update.lines:
+        context.progress.say(line)
+    for row in update.rows:
+        # A resumed run starts further on, and after a lost worker some steps are done again.
+        if (done := row["step"] - shown) <= 0:
+            continue
+        shown = row["step"]
+        scalars = {k: float(v) for k, v in row.items() if k not in ("step", "applied") and v is not None}
+        context.progress.advance(done, **{k: v for k, v in scalars.items() if k in ("loss", "learning_rate", "tokens")})
+        if not row["applied"]:
+            context.progress.say(f"step {shown} had no finite loss or gradient and was not applied")
+        for tracker in trackers:
+            tracker.log(shown, scalars)
+    return shown
+
+
+def _write_curve(folder: str, curve: list[dict[str, Any]]) -> File:
+    data = "".join(f"{json.dumps(row)}\n" for row in curve).encode()
+    storage.put_if_absent(storage.join(folder, CURVE), data)
+    return describe(CURVE, data)

@@ -1,0 +1,205 @@
+"""Which examples a step learns from, and as which tensors. No randomness but (seed, epoch), no state but the step.
+
+Every worker holds the same memory-mapped tokens and works out the same plan, so workers need not speak to each other about
+data, and a resumed run continues exactly where it stopped. N = supervised positions of a micro-batch, T = tokens of its row,
+R x L = rows and their length where nothing is packed.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from raystill import storage
+from raystill.chat import Encoded
+from raystill.training.documents import groups
+
+FILE = "tokens.arrow"
+SCHEMA = pa.schema(
+    [
+        ("split", pa.string()),
+        ("input_ids", pa.large_list(pa.int32())),
+        ("loss_mask", pa.large_list(pa.uint8())),
+        ("weight", pa.float64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Tokenised examples of one split."""
+
+    ids: NDArray[np.int32]
+    mask: NDArray[np.uint8]
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    weights: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens that go through the model, per example: the last one is only ever predicted."""
+        return self.ends - self.starts - 1
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where in the stream of shuffled epochs a step begins."""
+
+    epoch: int
+    position: int
+
+
+@dataclass(frozen=True)
+class Micro:
+    """One forward pass of one worker: the model's arguments, and what its logits must predict."""
+
+    inputs: Mapping[str, Any]
+    rows_N: Tensor
+    columns_N: Tensor
+    """Row and kept column of each supervised position in the logits that come back."""
+    labels_N: Tensor
+    weights_N: Tensor
+    tokens: int
+
+
+def store(url: str, examples: Iterable[tuple[str, Encoded, float]]) -> None:
+    """Keep tokenised (split, example, weight) of a run as one Arrow file of a single batch: reading it copies nothing."""
+    columns: list[list[Any]] = [[], [], [], []]
+    for split, encoded, weight in examples:
+        mask = np.asarray(encoded.loss_mask, np.uint8)
+        for column, value in zip(columns, (split, np.asarray(encoded.input_ids, np.int32), mask, weight), strict=True):
+            column.append(value)
+    batch = pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, SCHEMA) as writer:
+        writer.write_batch(batch)
+    storage.put_if_absent(storage.join(url, FILE), sink.getvalue().to_pybytes())
+
+
+def fetch(url: str) -> dict[str, Corpus]:
+    """The stored corpora by split, on this machine; remote ones are copied once per machine."""
+    if not storage.is_s3(url):
+        return read(Path(url) / FILE)
+    cache = Path(tempfile.gettempdir()) / "raystill-tokens"
+    cache.mkdir(parents=True, exist_ok=True)
+    return read(storage.download(url, cache / hashlib.sha256(url.encode()).hexdigest()[:16]) / FILE)
+
+
+def read(path: Path) -> dict[str, Corpus]:
+    """The corpora by split, memory-mapped: workers of one machine share the pages."""
+    batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+    split, ids, mask, weight = batch.columns
+    starts, ends = (o.astype(np.int64) for o in (ids.offsets.to_numpy()[:-1], ids.offsets.to_numpy()[1:]))
+    flat_ids, flat_mask = ids.values.to_numpy(), mask.values.to_numpy()
+    names = np.asarray(split.to_pylist(), dtype=object)
+    weights = weight.to_numpy()
+    return {
+        str(name): Corpus(flat_ids, flat_mask, starts[of], ends[of], weights[of])
+        for name in dict.fromkeys(names)
+        for of in [names == name]
+    }
+
+
+def steps(examples: int, epochs: float, batch_size: int) -> int:
+    """Optimizer steps of a whole run; the last batch may be smaller."""
+    return max(1, -(-round(examples * epochs) // batch_size))
+
+
+def position(examples: int, batch_size: int, step: int) -> Position:
+    """Where step (from 0) begins."""
+    return Position(*divmod(step * batch_size, examples))
+
+
+def batch(examples: int, epochs: float, batch_size: int, seed: int, step: int) -> NDArray[np.int64]:
+    """Indices of the examples of a step (from 0): a slice of the endless stream of shuffled epochs."""
+    first = step * batch_size
+    last = min(first + batch_size, max(1, round(examples * epochs)))
+    at = np.arange(first, last)
+    order = [_shuffled(examples, seed, epoch) for epoch in range(first // examples, (last - 1) // examples + 1)]
+    taken: NDArray[np.int64] = np.concatenate(order)[at - first // examples * examples]
+    return taken
+
+
+@lru_cache(maxsize=2)
+def _shuffled(examples: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(examples)
+
+
+def deal(lengths: Sequence[int], workers: int, micro_tokens: int, packing: bool) -> list[list[list[int]]]:
+    """Share a global batch: per worker, equally many micro-batches, each a list of places in `lengths`.
+
+    Longest first to the lightest micro-batch keeps workers level; an example longer than micro_tokens gets one of its own.
+    Some micro-batches are empty when there are fewer examples than workers: all workers must step together.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    rounds = max(1, -(-sum(lengths) // (micro_tokens * workers)))
+    while True:
+        bins: list[list[int]] = [[] for _ in range(rounds * workers)]
+        load = [0] * len(bins)
+        for i in order:
+            lightest = load.index(min(load))
+            bins[lightest].append(i)
+            load[lightest] += lengths[i]
+        costs = [sum(lengths[i] for i in b) if packing else len(b) * lengths[b[0]] for b in bins if b]
+        alone = all(len(b) <= 1 for b in bins)
+        if alone or max(costs) <= max(micro_tokens, max(lengths)):
+            return [bins[w::workers] for w in range(workers)]
+        rounds += 1
+
+
+def supervised(corpus: Corpus, of: Sequence[int] | NDArray[np.int64]) -> float:
+    """Supervised tokens of some examples, each counted with its example's weight: what their summed loss is divided by."""
+    counts = [int(corpus.mask[corpus.starts[i] + 1 : corpus.ends[i]].sum()) for i in of]
+    return float(np.dot(counts, corpus.weights[list(of)]))
+
+
+def micro(corpus: Corpus, of: Sequence[int], packing: bool, device: torch.device) -> Micro:
+    """Some examples (longest first) as one forward pass; one masked token when there are none."""
+    ids = [corpus.ids[corpus.starts[i] : corpus.ends[i]] for i in of] or [np.zeros(2, np.int32)]
+    masks = [corpus.mask[corpus.starts[i] + 1 : corpus.ends[i]] for i in of] or [np.zeros(1, np.uint8)]
+    counts = [int(m.sum()) for m in masks]
+    weights = np.repeat(corpus.weights[list(of)] if of else np.zeros(1), counts)
+    labels = np.concatenate([x[1:][m != 0] for x, m in zip(ids, masks, strict=True)])
+    lengths = [len(m) for m in masks]
+    if packing:
+        columns = np.flatnonzero(np.concatenate(masks))
+        inputs: dict[str, Any] = {
+            "input_ids": _tensor(np.concatenate([x[:-1] for x in ids])[None], device),
+            "position_ids": _tensor(np.concatenate([np.arange(n) for n in lengths])[None], device),
+            "documents": groups(lengths, device),
+        }
+        rows, kept = np.zeros(len(columns), np.int64), columns
+    else:
+        padded = np.zeros((len(ids), max(lengths)), np.int32)
+        at = np.zeros_like(padded, np.uint8)
+        for row, (x, m) in enumerate(zip(ids, masks, strict=True)):
+            padded[row, : len(m)], at[row, : len(m)] = x[:-1], m
+        # Padding follows every real token, so causal attention never sees it and no mask is needed.
+        inputs = {"input_ids": _tensor(padded, device)}
+        rows, columns = np.nonzero(at)
+        kept = np.unique(columns)
+    inputs |= {"logits_to_keep": _tensor(kept if len(kept) else np.zeros(1), device), "use_cache": False}
+    return Micro(
+        inputs=inputs,
+        rows_N=_tensor(rows, device),
+        columns_N=_tensor(np.searchsorted(kept, columns), device),
+        labels_N=_tensor(labels, device),
+        weights_N=torch.as_tensor(weights, dtype=torch.float32).to(device),
+        tokens=sum(lengths) if of else 0,
+    )
+
+
+def _tensor(values: NDArray[Any], device: torch.device) -> Tensor:
+    return torch.as_tensor(values.astype(np.int64)).to(device, non_blocking=True)

@@ -1,0 +1,324 @@
+"""What one train worker does: plain torch and a DeepSpeed engine, from the first step or a checkpoint to an export.
+
+Every worker runs the same code in lockstep. What one of them must tell the others (a loss that is not finite, Ctrl-C)
+travels in the one all-reduce that each micro-batch makes anyway, so all workers take every decision together.
+"""
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from raystill import plugins, recipe, storage
+from raystill.artifacts import Checkpoint
+from raystill.errors import RaystillError, StageError
+from raystill.losses import KINDS
+from raystill.training import batches, checkpoints, documents, export, zero
+from raystill.training.batches import Corpus, Micro
+from raystill.training.checkpoints import Layout, Saved
+
+CHECKPOINTS = "work/checkpoints"
+MAX_SKIPS = 5
+"""Steps in a row without a finite loss and gradient before training is given up: one broken example spoils one step."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a worker needs; picklable."""
+
+    train: recipe.Train
+    compute: recipe.Workers
+    student: Checkpoint
+    url: str
+    """The artifact's folder, absolute."""
+    attempt: str
+    """This driver's name for the run: its tokens lie in `<url>/work/<attempt>`."""
+    gpu: bool
+    threads: int
+    board: Any
+    """Handle of the Board actor."""
+
+
+@dataclass
+class Worker:
+    """One worker's engine and its place in the group."""
+
+    job: Job
+    engine: Any
+    parameters: int
+    loss: Any
+    corpora: dict[str, Corpus]
+    device: torch.device
+    rank: int
+    workers: int
+
+
+def run(config: dict[str, Job]) -> None:
+    """Ray Train's entry point. An error for the user goes to the board, so that it is not taken for a lost worker."""
+    job = config["job"]
+    if ray.get(job.board.settled.remote()):
+        return
+    try:
+        fit(job)
+    except RaystillError as e:
+        ray.get(job.board.fail.remote(e))
+        raise
+
+
+def fit(job: Job) -> None:
+    """Train to the end or to Ctrl-C; the first worker tells the board."""
+    worker = start(job)
+    train = job.train
+    corpus = worker.corpora["train"]
+    total = batches.steps(len(corpus), train.epochs, train.batch_size)
+    curve, tokens, attempts = resume(worker)
+    validate_at = {round(total * (i + 1) / train.validations) for i in range(train.validations)}
+    # Time goes on from where a resumed run stood; rows before the checkpoint keep their own.
+    began = time.perf_counter() - (curve[-1]["elapsed_s"] if curve else 0.0)
+    skipped = 0
+    posted: Any = None
+    for step in range(len(curve), total):
+        at = batches.batch(len(corpus), train.epochs, train.batch_size, train.seed, step)
+        rate = learning_rate(train, step, total)
+        value, applied, stop = one_step(worker, at, step, rate, stop=_stop_asked(posted))
+        tokens += int(corpus.lengths[at].sum())
+        skipped = 0 if applied else skipped + 1
+        if skipped == MAX_SKIPS:
+            raise StageError(
+                f"training diverged: steps {step + 2 - skipped} to {step + 1} of {total} had no finite loss and gradient, so "
+                f"none was applied; lower train.learning_rate (now {train.learning_rate:g}) or raise train.warmup"
+            )
+        row: dict[str, Any] = {"step": step + 1, "loss": value if math.isfinite(value) else None, "applied": applied}
+        row |= {"validation_loss": validate(worker) if step + 1 in validate_at else None}
+        row |= {"learning_rate": rate, "tokens": tokens, "elapsed_s": round(time.perf_counter() - began, 3)}
+        curve.append(row)
+        if worker.rank == 0:
+            posted = job.board.post.remote(row)
+        if stop or ((step + 1) % train.checkpoint_every == 0 and step + 1 < total):
+            keep(worker, step + 1, curve, tokens, attempts)
+        if stop:
+            if worker.rank == 0:
+                ray.get(job.board.stop.remote(step + 1))
+            return
+    finish(worker, curve, attempts)
+
+
+def start(job: Job) -> Worker:
+    """Load tokens and student and wrap the student into a DeepSpeed engine."""
+    zero.environment(job.gpu)
+    torch.set_num_threads(job.threads)
+    torch.manual_seed(job.train.seed)
+    import deepspeed
+    from transformers import AutoModelForCausalLM
+
+    device = torch.device("cuda", torch.cuda.current_device()) if job.gpu else torch.device("cpu")
+    attention = documents.register() if job.train.packing else "sdpa"
+    model = AutoModelForCausalLM.from_pretrained(
+        job.student.folder(), dtype=torch.bfloat16 if job.gpu else torch.float32, attn_implementation=attention
+    )
+    model.train()
+    workers, parameters = dist.get_world_size(), model.num_parameters()
+    settings = zero.settings(job.compute.zero, job.train.clip, workers, parameters, job.gpu, job.train.deepspeed)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer(model, job.train), config=settings)
+    loss = plugins.load(job.train.loss, KINDS, "loss")
+    return Worker(
+        job,
+        engine,
+        parameters,
+        loss,
+        batches.fetch(storage.join(job.url, "work", job.attempt)),
+        device,
+        dist.get_rank(),
+        workers,
+    )
+
+
+def optimizer(model: torch.nn.Module, train: recipe.Train) -> torch.optim.Optimizer:
+    """AdamW; norms and biases are not decayed."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": train.weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=train.learning_rate, betas=train.betas)
+
+
+def learning_rate(train: recipe.Train, step: int, total: int) -> float:
+    """The rate of a step (from 0): linear warm-up, then constant or half a cosine down to 0."""
+    warm = round(train.warmup * total)
+    if step < warm:
+        return train.learning_rate * (step + 1) / warm
+    if train.schedule == "constant":
+        return train.learning_rate
+    return train.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+
+
+def one_step(worker: Worker, at: Any, step: int, rate: float, stop: bool) -> tuple[float, bool, bool]:
+    """Learn from one global batch. Returns its mean loss, whether it was applied, and whether someone asked to stop."""
+    engine, corpus = worker.engine, worker.corpora["train"]
+    torch.manual_seed(worker.job.train.seed + step)
+    for group in engine.optimizer.param_groups:
+        group["lr"] = rate
+    share = deal(worker, corpus, at)
+    supervised = batches.supervised(corpus, at)
+    mean = 0.0
+    for i, indices in enumerate(share):
+        micro = batches.micro(corpus, indices, worker.job.train.packing, worker.device)
+        loss = summed_loss(worker, micro) / supervised
+        of_all = torch.stack([loss.detach(), loss.new_tensor(float(stop))]).float()
+        dist.all_reduce(of_all)
+        value, asked = of_all.tolist()
+        mean += value
+        stop = asked > 0
+        broken = not math.isfinite(value)
+        engine.set_gradient_accumulation_boundary(broken or i == len(share) - 1)
+        # DeepSpeed averages over workers; times their number makes it the sum that the global division expects.
+        engine.backward(loss * worker.workers)
+        if broken:
+            break
+    return mean, apply(engine), stop
+
+
+def apply(engine: Any) -> bool:
+    """Step the optimizer unless the gradient is not finite; whether it was applied.
+
+    ZeRO 1-3 and bf16 skip such a step themselves, silently. ZeRO 0 in fp32 would apply it and destroy the weights.
+    """
+    if engine.zero_optimization_stage() == 0 and not engine.bfloat16_enabled():
+        gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+        if not math.isfinite(float(torch.nn.utils.get_total_norm(gradients))):
+            engine.zero_grad()
+            return False
+    engine.step()
+    return bool(engine.was_step_applied())
+
+
+def deal(worker: Worker, corpus: Corpus, at: Any) -> list[list[int]]:
+    """This worker's micro-batches of a global batch."""
+    lengths = [int(n) for n in corpus.lengths[at]]
+    job = worker.job
+    share = batches.deal(lengths, worker.workers, job.compute.micro_tokens, job.train.packing)[worker.rank]
+    return [[int(at[i]) for i in indices] for indices in share]
+
+
+def summed_loss(worker: Worker, micro: Micro) -> Tensor:
+    """Weighted sum of a micro-batch's token losses. Logits exist at supervised positions alone."""
+    logits_RKV: Tensor = worker.engine(**micro.inputs).logits
+    if not len(micro.labels_N):
+        return logits_RKV.sum() * 0.0
+    loss_N = worker.loss(logits_RKV[micro.rows_N, micro.columns_N], micro.labels_N)
+    loss: Tensor = (loss_N * micro.weights_N).sum()
+    return loss
+
+
+def validate(worker: Worker) -> float | None:
+    """Mean loss over all validation tokens, wherever they lie; None without validation examples."""
+    corpus = worker.corpora.get("validation")
+    if corpus is None:
+        return None
+    size = worker.job.train.batch_size
+    total = torch.zeros((), device=worker.device)
+    worker.engine.eval()
+    with torch.no_grad():
+        for first in range(0, len(corpus), size):
+            at = np.arange(first, min(first + size, len(corpus)))
+            for indices in deal(worker, corpus, at):
+                total += summed_loss(worker, batches.micro(corpus, indices, worker.job.train.packing, worker.device))
+    worker.engine.train()
+    dist.all_reduce(total)
+    return float(total) / batches.supervised(corpus, range(len(corpus)))
+
+
+def keep(worker: Worker, step: int, curve: list[dict[str, Any]], tokens: int, attempts: list[str]) -> None:
+    """Store a checkpoint after `step` steps."""
+    job, corpus = worker.job, worker.corpora["train"]
+    at = batches.position(len(corpus), job.train.batch_size, step)
+    checkpoints.save(
+        storage.join(job.url, CHECKPOINTS),
+        job.attempt,
+        step,
+        Layout(worker.workers, job.compute.zero),
+        asdict(at) | {"tokens": tokens, "attempts": attempts},
+        curve,
+        lambda folder: worker.engine.save_checkpoint(folder, tag=checkpoints.TAG, save_latest=False),
+    )
+
+
+def resume(worker: Worker) -> tuple[list[dict[str, Any]], int, list[str]]:
+    """Load the newest whole checkpoint: the curve up to it (its length is the step to go on with), tokens, attempts."""
+    job = worker.job
+    url = storage.join(job.url, CHECKPOINTS)
+    found: Saved | None = None
+    if worker.rank == 0:
+        found = checkpoints.latest(url, Layout(worker.workers, job.compute.zero), job.board.say.remote)
+    found = _agreed(found)
+    if found is None:
+        return [], 0, [job.attempt]
+    if worker.rank == 0:
+        job.board.say.remote(f"training goes on after step {found.step}")
+    path, _ = worker.engine.load_checkpoint(checkpoints.fetch(url, found), tag=checkpoints.TAG)
+    if path is None:
+        raise StageError(f"DeepSpeed cannot load checkpoint {found.name}; remove {url} to train from the beginning")
+    return list(found.curve), int(found.state["tokens"]), sorted({*found.state["attempts"], job.attempt})
+
+
+def finish(worker: Worker, curve: list[dict[str, Any]], attempts: list[str]) -> None:
+    """Export the student, prove that the folder gives the same logits in plain transformers, and tell the board."""
+    job, engine = worker.job, worker.engine
+    corpus = worker.corpora["train"]
+    sample = [int(corpus.lengths.argmin())]
+    micro = batches.micro(corpus, sample, job.train.packing, worker.device)
+    engine.eval()
+    with torch.no_grad():
+        logits_TV = engine(**dict(micro.inputs) | {"logits_to_keep": 0}).logits[0].cpu()
+    state = gathered(engine, keep=worker.rank == 0)
+    if worker.rank == 0:
+        with export.attempt(job.url) as (folder, name):
+            facts = export.save(engine.module, job.student.folder(), folder, state)
+            ids = micro.inputs["input_ids"][0].tolist()
+            facts |= {"logits_difference": export.compare(folder, ids, logits_TV)}
+            facts |= {"parameters": worker.parameters, "folder": name}
+            exported = export.Exported(name, export.publish(folder, name, job.url), facts)
+        ray.get(job.board.finish.remote(exported, curve, attempts))
+    dist.barrier()
+
+
+def gathered(engine: Any, keep: bool) -> dict[str, Tensor]:
+    """All weights on the CPU of the worker that keeps them; sharded ones are gathered one after another."""
+    import deepspeed
+
+    state: dict[str, Tensor] = {}
+    sharded = engine.zero_optimization_stage() == 3
+    for name, parameter in engine.module.named_parameters():
+        with deepspeed.zero.GatheredParameters([parameter], enabled=sharded):
+            if keep:
+                state[name] = parameter.detach().cpu().clone()
+    if keep:
+        state |= {name: buffer.detach().cpu() for name, buffer in _buffers(engine.module)}
+    return state
+
+
+def _buffers(module: torch.nn.Module) -> list[tuple[str, Tensor]]:
+    """Buffers that belong to a state dict."""
+    stored = set(module.state_dict())
+    return [(name, buffer) for name, buffer in module.named_buffers() if name in stored]
+
+
+def _agreed(value: Any) -> Any:
+    """The first worker's value, for all."""
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def _stop_asked(posted: Any) -> bool:
+    """The board's answer to the last post, when it is there: the loop never waits for it."""
+    if posted is None or not ray.wait([posted], timeout=0)[0]:
+        return False
+    return bool(ray.get(posted))

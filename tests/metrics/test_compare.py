@@ -1,0 +1,119 @@
+import math
+
+import pytest
+
+from raystill.metrics.compare import Comparison, compare
+from raystill.records import Answer, Prompt
+from raystill.tasks.classification import Classification
+from raystill.tasks.conversation import Conversation
+
+LABELS = ("a", "b")
+
+
+def prompts(n: int, referenced: int | None = None) -> list[Prompt]:
+    return [
+        Prompt(
+            str(i),
+            None,
+            [],
+            None,
+            "t",
+            "f",
+            "test",
+            LABELS[i % 2] if referenced is None or i < referenced else None,
+            "{}",
+        )
+        for i in range(n)
+    ]
+
+
+def answers(model: str, texts: list[str], failed: tuple[int, ...] = ()) -> list[Answer]:
+    return [
+        Answer(str(i), model, "test", text, "stop", 1, 1, 0.1, 0.2, "ReadTimeout" if i in failed else None)
+        for i, text in enumerate(texts)
+    ]
+
+
+def compared(**models: list[Answer]) -> Comparison:
+    return compare(Classification(LABELS), "classification", prompts(4), models, {"student": "baseline"}, 200)
+
+
+def test_every_number_of_three_models() -> None:
+    made = compared(
+        teacher=answers("teacher", ["a", "b", "a", "a"]),
+        baseline=answers("baseline", ["?", "?", "?", "b"]),
+        student=answers("student", ["A.", "b", "b", "b"]),
+    )
+    teacher, baseline, student = (made.models[m] for m in ("teacher", "baseline", "student"))
+    assert [teacher.metrics["accuracy"].value, baseline.metrics["accuracy"].value] == [0.75, 0.25]
+    assert student.metrics["accuracy"].value == 0.75
+    assert student.metrics["exact_match"].value == 0.5
+    assert student.metrics["agreement"].value == 0.5
+    assert "agreement" not in teacher.metrics
+    assert baseline.metrics["agreement"].value == 0
+    assert teacher.metrics["macro_f1"].value == pytest.approx((4 / 5 + 2 / 3) / 2)
+    against = made.students["student"]
+    assert against.retention and against.retention.value == 1.0
+    assert against.behind_teacher and against.behind_teacher.value == 0
+    assert against.gain and against.gain.value == 0.5
+    low, high = against.gain.interval or (1, 0)
+    assert low <= 0.5 <= high
+    assert made.notes == []
+    assert {(m.model, m.metric) for m in made.per_row if m.id == "0"} == {
+        ("teacher", "accuracy"), ("baseline", "accuracy"), ("baseline", "agreement"),
+        ("student", "accuracy"), ("student", "agreement"),
+    }  # fmt: skip
+
+
+def test_a_failed_answer_is_wrong_and_counted() -> None:
+    right = ["a", "b", "a", "b"]
+    made = compared(teacher=answers("teacher", right), student=answers("student", right, failed=(1,)))
+    student = made.models["student"]
+    assert (student.rows, student.errors, student.metrics["accuracy"].value) == (4, 1, 0.75)
+    assert student.metrics["exact_match"].value == student.metrics["agreement"].value == 0.75
+    assert made.students["student"].gain is None
+
+
+def test_only_rows_asked_of_all_models_are_compared() -> None:
+    made = compared(teacher=answers("teacher", ["a", "b", "b", "a"]), student=answers("student", ["a", "b"]))
+    assert made.rows == made.models["teacher"].rows == 2
+    assert made.models["teacher"].metrics["accuracy"].value == 1.0
+
+
+def test_without_references_agreement_stands_in_and_a_note_says_why() -> None:
+    made = compare(
+        Conversation(()),
+        "conversation",
+        prompts(2, referenced=0),
+        {"teacher": answers("teacher", ["x  y", "z"]), "student": answers("student", ["x y", "no"])},
+        {"student": "baseline"},
+        200,
+    )
+    assert list(made.models["student"].metrics) == ["agreement"]
+    assert made.models["student"].metrics["agreement"].value == 0.5
+    assert made.students["student"].retention is None
+    assert "agreement with the teacher stands in its place" in made.notes[0]
+    assert made.notes[1].startswith("no exact_match, bleu, rouge_l: no row has a reference")
+
+
+def test_references_of_some_rows_are_said_to_be_some() -> None:
+    said = ["a", "b", "a", "b"]
+    made = compare(
+        Conversation(()), "conversation", prompts(4, referenced=3), {"student": answers("student", said)}, {}, 200
+    )
+    assert made.models["student"].metrics["accuracy"].rows == 3
+    assert made.models["student"].metrics["bleu"].rows == 3
+    assert any("accuracy is over 3 of 4 rows" in note for note in made.notes)
+    assert any("the teacher has no weights" in note for note in made.notes)
+
+
+def test_a_teacher_that_is_never_right_gives_no_retention() -> None:
+    made = compared(teacher=answers("teacher", ["?"] * 4), student=answers("student", ["a"] * 4))
+    assert made.students["student"].retention is None
+    assert "no retention: the teacher got no row right" in made.notes
+
+
+def test_all_values_are_finite() -> None:
+    made = compared(teacher=answers("teacher", [""] * 4), student=answers("student", [""] * 4))
+    values = [v for m in made.models.values() for v in m.metrics.values()]
+    assert values and all(math.isfinite(v.value) for v in values)

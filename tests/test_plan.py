@@ -1,0 +1,111 @@
+"""plan: every step named, every mistake at once, nothing heavy, nothing run."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from raystill import plan as planning
+from raystill.errors import Problem
+
+
+def recipe(folder: Path, **changes: str) -> str:
+    """A small valid recipe as YAML, with lines of it changed or added."""
+    rows = [{"id": f"r{i}", "prompt": f"question {i}", "reference": f"answer {i}"} for i in range(40)]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    lines = {
+        "name": "small",
+        "task": "conversation",
+        "root": str(folder / "runs"),
+        "data": f"{{train: {folder / 'rows.jsonl'}, prompt: prompt, reference: reference, id: id}}",
+        "teacher": "{kind: reference}",
+        "student": f"{{model: {folder / 'model'}}}",
+    } | changes
+    (folder / "model").mkdir(exist_ok=True)
+    (folder / "model" / "config.json").write_text('{"num_hidden_layers": 2, "max_position_embeddings": 128}')
+    path = folder / "recipe.yaml"
+    path.write_text("\n".join(f"{k}: {v}" for k, v in lines.items()))
+    return str(path)
+
+
+def test_every_step_is_named_with_its_state(tmp_path: Path) -> None:
+    made = planning.plan(recipe(tmp_path))
+    assert not made.problems
+    assert [s.label for s in made.steps] == [
+        "prepare", "generate", "curate", "train student", "answer baseline", "measure baseline",
+        "answer student", "measure student",
+    ]  # fmt: skip
+    assert {s.state for s in made.steps} == {"to do"}
+
+
+def test_hub_models_are_unresolved_and_no_error(tmp_path: Path) -> None:
+    made = planning.plan(recipe(tmp_path, teacher="{model: deepseek-ai/DeepSeek-V3}"))
+    states = {s.label: s.state for s in made.steps}
+    assert not made.problems
+    assert states["prepare"] == "to do"
+    assert states["generate"] == states["train student"] == "unresolved"
+
+
+def problems(found: list[Problem]) -> str:
+    return "\n".join(map(str, found))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("task", "clasification", "did you mean 'classification'?"),
+        ("data", "{train: nowhere.jsonl}", "nowhere.jsonl"),
+        ("data", "{train: ROWS, prompt: qestion}", "qestion"),
+        ("data", "{train: ROWS, prompt: 'constant {{ 1 }}'}", "names no column"),
+        ("teacher", "{kind: vlm, model: x}", "did you mean 'vllm'?"),
+        ("teacher", "{model: MODEL, engine: {seed: 1}}", "teacher.engine.seed is set by raystill"),
+        ("teacher", "{model: ./gone}", "does not exist"),
+        ("student", "{init: {from: MODEL, layers: [0, 7]}}", "layers 0 to 1, not 7"),
+        ("student", "{model: MODEL, train: {epochs: -1}}", "train.epochs"),
+        ("train", "{loss: cross_entorpy}", "did you mean 'cross_entropy'?"),
+        ("train", "{deepspeed: {train_batch_size: 4}}", "train_batch_size"),
+        ("curate", "{filters: [emtpy]}", "did you mean 'empty'?"),
+        ("trackers", "[tensorbord]", "did you mean 'tensorboard'?"),
+        ("root", "/proc/none", "not writable"),
+    ],
+)
+def test_a_mistake_is_found_offline_with_its_line(tmp_path: Path, key: str, value: str, says: str) -> None:
+    value = value.replace("ROWS", str(tmp_path / "rows.jsonl")).replace("MODEL", str(tmp_path / "model"))
+    path = recipe(tmp_path, **{key: value})
+    found = planning.plan(path).problems
+    line = next(i for i, text in enumerate(Path(path).read_text().splitlines(), 1) if text.startswith(key))
+    assert says in problems(found)
+    assert found[0].where == f"{path}:{line}"
+    assert found[0].fix
+
+
+def test_all_mistakes_come_at_once(tmp_path: Path) -> None:
+    path = recipe(tmp_path, task="nope", teacher="{model: ./gone}", trackers="[nope]")
+    assert len(planning.plan(path).problems) == 3
+
+
+def test_plan_answers_within_a_second_without_torch_or_ray(tmp_path: Path) -> None:
+    path = recipe(tmp_path)
+    code = (
+        f"import sys; from raystill import plan; plan.plan({path!r}); "
+        "heavy = {'torch', 'ray', 'vllm', 'deepspeed', 'transformers', 'datasets'} & set(sys.modules); "
+        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True)
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 1.0
+
+
+def test_resolved_gives_every_key_a_reason(tmp_path: Path) -> None:
+    made = planning.plan(recipe(tmp_path))
+    assert made.recipe is not None
+    rows = planning.resolved(made.recipe)
+    assert ("train.learning_rate", 2e-5, "1e-5 to 5e-5 suits models of 1B and more") in rows
+    assert ("task", "conversation", "from the recipe") in rows
+    assert all(why for _, _, why in rows)
