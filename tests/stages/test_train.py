@@ -1,6 +1,6 @@
-import dataclasses
 import json
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,10 @@ import pytest
 from raystill import artifacts, recipe
 from raystill.artifacts import Checkpoint, Manifest, Outcome, Table
 from raystill.context import Context
-from raystill.errors import DataError, Interrupted, RecipeError, ResourceError, StageError
+from raystill.errors import DataError, Interrupted, RecipeError, ResourceError
 from raystill.records import Example, Ids, Message
 from raystill.stages import train
+from raystill.training import loop
 
 
 class Told:
@@ -45,7 +46,7 @@ class Log:
 
 
 def examples(folder: Path, n: int = 48, validation: int = 6) -> Table:
-    words = "red green blue kettle lamp chair order late broken lost".split()
+    words = ["red", "green", "blue", "kettle", "lamp", "chair", "order", "late", "broken", "lost"]
 
     def example(i: int, split: str) -> Example:
         said = " ".join(words[(i * k + k) % len(words)] for k in range(1, 3 + i % 7))
@@ -79,6 +80,10 @@ def losses(outcome: Outcome, where: Context) -> list[float]:
     return [row["loss"] for row in curve(outcome, where)]
 
 
+def validations(rows: list[dict[str, Any]]) -> dict[int, float]:
+    return {row["step"]: row["validation_loss"] for row in rows if row["validation_loss"] is not None}
+
+
 CONFIG = recipe.Train(epochs=2, batch_size=8, learning_rate=3e-3, validations=2, max_length=128)
 
 
@@ -87,22 +92,118 @@ def cluster() -> Iterator[None]:
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=True)
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
 
+def run(model: Path, where: Context, table: Table, config: recipe.Train = CONFIG, log: Log | None = None) -> Outcome:
+    return train.train(config, None, table, Checkpoint(str(model), "m"), [log] if log else [], where)
+
+
+def test_owned_deepspeed_keys_are_refused(tiny_model: Path, tmp_path: Path) -> None:
+    config = recipe.Train(deepspeed={"optimizer": {"type": "Adam"}})
+    with pytest.raises(RecipeError, match=r"train\.learning_rate"):
+        run(tiny_model, context(tmp_path), examples(tmp_path / "examples", 2, 0), config)
+
+
+def test_too_long_examples_are_dropped_and_none_left_is_said(tiny_model: Path, tmp_path: Path) -> None:
+    config = recipe.Train(max_length=8)
+    with pytest.raises(DataError, match=r"2 too long.*train\.max_length \(now 8\)"):
+        run(tiny_model, context(tmp_path), examples(tmp_path / "examples", 2, 0), config)
+
+
+def test_a_missing_loss_is_refused_before_anything_starts(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="cross_entropy"):
+        run(tiny_model, context(tmp_path), examples(tmp_path / "examples", 2, 0), recipe.Train(loss="forward"))
+
+
 @pytest.mark.slow
-def test_two_workers_train_and_export(cluster: None, tiny_model: Path, tmp_path: Path) -> None:
+def test_too_few_cpus_are_refused_with_the_arithmetic(cluster: None, tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match="needs 12 CPUs"):
+        run(tiny_model, context(tmp_path, workers=3, cpus=4), examples(tmp_path / "examples", 2, 0))
+
+
+@pytest.fixture(scope="module")
+def alone(cluster: None, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The curve of one worker without ZeRO, one micro-batch to a step."""
+    folder = tmp_path_factory.mktemp("alone")
+    where = context(folder, workers=1, zero=0, micro_tokens=4096)
+    return curve(run(tiny_model, where, examples(folder / "examples")), where)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("zero", "workers", "micro_tokens", "packing"),
+    [(0, 2, 4096, True), (1, 2, 64, True), (2, 2, 64, True), (3, 2, 64, True), (1, 1, 40, False)],
+)
+def test_losses_are_those_of_one_worker(
+    alone: list[dict[str, Any]],
+    tiny_model: Path,
+    tmp_path: Path,
+    zero: int,
+    workers: int,
+    micro_tokens: int,
+    packing: bool,
+) -> None:
     told, log = Told(), Log()
-    where = context(tmp_path, told, workers=2, zero=1, micro_tokens=64)
-    outcome = train.train(CONFIG, None, examples(tmp_path / "examples"), Checkpoint(str(tiny_model), "m"), [log], where)
+    where = context(tmp_path, told, workers=workers, zero=zero, micro_tokens=micro_tokens)
+    config = CONFIG.model_copy(update={"packing": packing})
+    outcome = run(tiny_model, where, examples(tmp_path / "examples"), config, log)
     rows = curve(outcome, where)
-    assert told.total == told.done == len(rows) == len(log.rows) == 12
+    assert [r["loss"] for r in rows] == pytest.approx([r["loss"] for r in alone], rel=1e-5)
+    assert validations(rows) == pytest.approx(validations(alone), rel=1e-5)
+    assert list(validations(rows)) == [6, 12]
     assert rows[-1]["loss"] < rows[0]["loss"] - 1
-    assert [r["step"] for r in rows if r["validation_loss"] is not None] == [6, 12]
+    assert told.total == told.done == len(rows) == len(log.rows) == 12
     assert outcome.facts["logits_difference"] < 1e-4
-    assert outcome.counts["train"] == 48 and outcome.counts["validation"] == 6
-    listed = {f.path for f in outcome.files}
+    assert (outcome.counts["train"], outcome.counts["validation"]) == (48, 6)
     there = {p.relative_to(where.url).as_posix() for p in Path(where.url).rglob("*") if p.is_file()}
-    assert listed == there
+    assert {f.path for f in outcome.files} == there
+
+
+@pytest.mark.slow
+def test_a_killed_worker_and_a_torn_checkpoint_change_nothing(
+    alone: list[dict[str, Any]], tiny_model: Path, tmp_path: Path
+) -> None:
+    told = Told()
+    where = context(tmp_path, told, workers=2, zero=1, micro_tokens=64, resume_failures=1)
+
+    def tear_and_kill() -> None:
+        newest = max((Path(where.url) / loop.CHECKPOINTS).glob("step-*"))
+        shard = max(newest.rglob("*optim_states.pt"))
+        shard.write_bytes(shard.read_bytes()[:-100])
+        os.kill(workers()[0], signal.SIGKILL)
+
+    told.after[7] = tear_and_kill
+    config = CONFIG.model_copy(update={"checkpoint_every": 2})
+    outcome = run(tiny_model, where, examples(tmp_path / "examples"), config)
+    assert losses(outcome, where) == pytest.approx([r["loss"] for r in alone], rel=1e-5)
+    assert any("incomplete or damaged" in line for line in told.lines)
+    assert any("goes on after step" in line for line in told.lines)
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_and_the_same_call_goes_on(alone: list[dict[str, Any]], tiny_model: Path, tmp_path: Path) -> None:
+    table = examples(tmp_path / "examples")
+    where = context(tmp_path, workers=2, zero=2, micro_tokens=64)
+    where.stopping.set()
+    with pytest.raises(Interrupted, match="same command"):
+        run(tiny_model, where, table)
+    with pytest.raises(ResourceError, match=r"compute\.train\.workers: 2"):
+        run(tiny_model, context(tmp_path, workers=1, zero=2), table)
+    again = context(tmp_path, workers=2, zero=2, micro_tokens=64)
+    assert losses(run(tiny_model, again, table), again) == pytest.approx([r["loss"] for r in alone], rel=1e-5)
+    assert not list((Path(again.url) / "work").rglob("*.pt"))
+
+
+def workers() -> list[int]:
+    """Process ids of this driver's train workers."""
+    import psutil
+    import ray
+
+    session = ray._private.worker._global_node.get_session_dir_path()
+    mine = [
+        p for p in psutil.process_iter(["cmdline", "name"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])
+    ]
+    return [p.pid for p in mine if session in " ".join(p.parent().cmdline())]

@@ -17,9 +17,9 @@ import numpy as np
 
 from raystill import chat, recipe
 from raystill.artifacts import Outcome, Table, write_part
-from raystill.client import Client, Reply
+from raystill.client import Client, Reply, RequestFailed
 from raystill.context import Context
-from raystill.errors import DataError, Interrupted, RaystillError, StageError
+from raystill.errors import DataError, Interrupted, StageError
 from raystill.records import Answer, Load, Message, Prompt
 
 VERSION = 1
@@ -226,10 +226,8 @@ async def _ask(
 async def _ask_one(client: Client, view: View, prompt: Prompt) -> Asked:
     try:
         reply = await client.chat(view.model, view.messages(prompt), view.max_tokens, view.temperature)
-    except RaystillError:
-        raise  # the endpoint as a whole is wrong, such as its key
-    except Exception as e:
-        return Asked(prompt, None, type(e).__name__)
+    except RequestFailed as e:
+        return Asked(prompt, None, str(e))
     return Asked(prompt, reply)
 
 

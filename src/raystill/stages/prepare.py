@@ -373,7 +373,7 @@ def _drop_leaks(kept: dict[Split, list[Prompt]]) -> int:
 
 
 def _question(prompt: Prompt) -> bytes:
-    text = _canonical([[m.role, m.content, m.tool_calls, m.tool_call_id] for m in prompt.messages])
+    text = repr([(m.role, m.content, m.tool_calls, m.tool_call_id) for m in prompt.messages])
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 

@@ -1,0 +1,1 @@
+"""Hosting models: one Ray Serve application, OpenAI-compatible, safe by default."""

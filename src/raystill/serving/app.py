@@ -1,0 +1,127 @@
+"""build: teacher, baseline and students as one Ray Serve application, OpenAI-compatible.
+
+Ray Serve LLM's own ingress and servers do the work; what is unsafe in their defaults is set here: queues are bounded,
+prompts stay out of logs, CORS, /docs and tokenisation routes are gone, and the guard stands before everything.
+`build` is also the import_path of a RayService: it takes plain values only.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from ray import serve
+from ray.llm._internal.serve.core.configs.openai_api_models import to_model_metadata
+from ray.llm._internal.serve.core.ingress.ingress import init
+from ray.serve.handle import DeploymentHandle
+from ray.serve.llm import LLMConfig, build_llm_deployment
+from ray.serve.llm.deployment import LLMServer
+from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
+
+from raystill import engine
+from raystill.serving.guard import Guard
+
+ROUTES = {
+    "models": lambda app: app.get("/v1/models"),
+    "model_data": lambda app: app.get("/v1/models/{model:path}"),
+    "completions": lambda app: app.post("/v1/completions"),
+    "chat": lambda app: app.post("/v1/chat/completions"),
+}
+CONSTRUCTIONS = 2
+"""Attempts to start a replica before the deployment fails: a broken model should say so in a minute, not in twenty."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model to host: its name in requests, its folder or hub id, and its engine arguments."""
+
+    name: str
+    folder: str
+    engine: dict[str, Any]
+
+
+class MeasuredServer(LLMServer):
+    """Ray Serve LLM's server, which also tells its memory."""
+
+    async def peak_memory_bytes(self) -> int:
+        """Peak resident memory of this replica and its engine's processes, summed."""
+        own = psutil.Process()
+        return sum(_peak_bytes(p.pid) for p in [own, *own.children(recursive=True)])
+
+
+def build(args: dict[str, Any]) -> serve.Application:
+    """The application. args: models [{name, folder, engine}], key, cpus, max_ongoing, max_queued, max_body_bytes, max_tokens."""
+    configs = [_config(Model(**model), args) for model in args["models"]]
+    app = _fastapi(args)
+    ingress = make_fastapi_ingress(OpenAiIngress, endpoint_map=ROUTES, app=app)
+    options = {
+        "num_replicas": 1,
+        "max_ongoing_requests": args["max_ongoing"] * len(configs) + args["max_queued"],
+        "ray_actor_options": {"num_cpus": 0},
+    }
+    return serve.deployment(ingress, name="ingress", **options).bind(
+        llm_deployments={c.model_id: build_llm_deployment(c, deployment_cls=MeasuredServer) for c in configs},
+        model_cards={c.model_id: to_model_metadata(c.model_id, c) for c in configs},
+    )
+
+
+def server_handle(model: str, app: str) -> DeploymentHandle:
+    """The handle of one model's server in a running application."""
+    return serve.get_deployment_handle(f"{MeasuredServer.__name__}:{model}", app)
+
+
+def _fastapi(args: dict[str, Any]) -> FastAPI:
+    app = init()  # Ray Serve LLM's own: request ids, OpenAI-shaped errors, metrics
+    app.user_middleware = [m for m in app.user_middleware if m.cls is not CORSMiddleware]
+    app.router.routes = [r for r in app.router.routes if getattr(r, "path", "") not in _DOCS]
+    app.add_middleware(
+        Guard, key=args["key"], max_body_bytes=args["max_body_bytes"], max_tokens=args["max_tokens"]
+    )
+
+    @app.get("/health")
+    def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    return app
+
+
+_DOCS = frozenset({"/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect"})
+
+
+def _config(model: Model, args: dict[str, Any]) -> LLMConfig:
+    arguments = engine.arguments(model.folder, model.engine)
+    del arguments["model"]
+    cpu = not engine.has_gpu()
+    return LLMConfig(
+        model_loading_config={"model_id": model.name, "model_source": model.folder},
+        engine_kwargs=arguments,
+        accelerator_config={"kind": "cpu"} if cpu else None,
+        placement_group_config={"bundles": [{"CPU": 1}]} if cpu else None,
+        deployment_config={
+            "max_ongoing_requests": args["max_ongoing"],
+            "max_queued_requests": args["max_queued"],
+            "max_constructor_retry_count": CONSTRUCTIONS,
+            "num_replicas": 1,
+            "autoscaling_config": None,
+            "health_check_period_s": 10,
+            "health_check_timeout_s": 120,
+            "graceful_shutdown_timeout_s": 5,
+            "ray_actor_options": {"num_cpus": 0 if cpu else 1},
+        },
+        runtime_env={"env_vars": engine.environment(args["cpus"]) | {"RAYLLM_ENABLE_REQUEST_PROMPT_LOGS": "0"}},
+        experimental_configs={"stream_batching_interval_ms": 0},
+        log_engine_metrics=False,
+    )
+
+
+def _peak_bytes(pid: int) -> int:
+    """VmHWM of a process, 0 when it is gone."""
+    try:
+        with open(f"/proc/{pid}/status") as status:  # noqa: PTH123  one read of a kernel file
+            line = next((text for text in status if text.startswith("VmHWM:")), "VmHWM: 0 kB")
+    except OSError:
+        return 0
+    return int(line.split()[1]) * 1024
+
+

@@ -1,0 +1,130 @@
+"""What stands before the endpoint: bearer key, size and sense of each request. Pure ASGI, no Ray.
+
+It answers in OpenAI's error form and never repeats what was sent. /health alone needs no key.
+"""
+
+import hmac
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+MOST = {"n": 8, "best_of": 8, "logprobs": 20, "top_logprobs": 20, "prompt_logprobs": 0}
+"""Largest value of request fields whose cost grows with them."""
+MOST_STOPS = 16
+DEEPEST = 32
+"""Deepest nesting of a request: a chat with tool schemas stays far below."""
+REFUSED = ("chat_template", "chat_template_kwargs", "mm_processor_kwargs", "structured_outputs", "vllm_xargs")
+"""Fields by which a caller would run a template or a grammar of their own in the server."""
+
+
+class Rejected(Exception):
+    """A request that must not reach an engine."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Guard:
+    """ASGI middleware around the application."""
+
+    def __init__(self, app: App, key: str | None, max_body_bytes: int, max_tokens: int) -> None:
+        self.app, self.key = app, key
+        self.max_body_bytes, self.max_tokens = max_body_bytes, max_tokens
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass what is well formed and allowed; answer the rest."""
+        if scope["type"] != "http" or scope["path"] == "/health":
+            await self.app(scope, receive, send)
+            return
+        try:
+            self._authorize(scope)
+            body = await self._read(scope, receive) if scope["method"] == "POST" else b""
+            if scope["method"] == "POST":
+                check(body, self.max_tokens)
+        except Rejected as e:
+            await _answer(send, e)
+            return
+        replayed = False
+
+        async def replay() -> MutableMapping[str, Any]:
+            nonlocal replayed
+            if replayed:
+                return await receive()
+            replayed = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self.app(scope, replay, send)
+
+    def _authorize(self, scope: Scope) -> None:
+        if self.key is None:
+            return
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        if not hmac.compare_digest(given, f"Bearer {self.key}".encode()):
+            raise Rejected(401, "missing or wrong bearer key; send 'Authorization: Bearer KEY'")
+
+    async def _read(self, scope: Scope, receive: Receive) -> bytes:
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        too_large = Rejected(413, f"the request is larger than {self.max_body_bytes} bytes (serve.max_body_bytes)")
+        if declared.isdigit() and int(declared) > self.max_body_bytes:
+            raise too_large
+        body = bytearray()
+        while True:
+            message = await receive()
+            body += message.get("body", b"")
+            if len(body) > self.max_body_bytes:
+                raise too_large
+            if not message.get("more_body"):
+                return bytes(body)
+
+
+def check(body: bytes, max_tokens: int) -> None:
+    """Raise Rejected unless the body is a request whose cost is bounded."""
+    try:
+        request = json.loads(body)
+    except (ValueError, RecursionError):
+        raise Rejected(400, "the body is not JSON") from None
+    if not isinstance(request, dict):
+        raise Rejected(400, "the body is not a JSON object")
+    if _depth(request) > DEEPEST:
+        raise Rejected(400, f"the body is nested deeper than {DEEPEST}")
+    for field in REFUSED:
+        if request.get(field):
+            raise Rejected(400, f"'{field}' is not accepted by this server")
+    for field, most in (*MOST.items(), ("max_tokens", max_tokens), ("max_completion_tokens", max_tokens)):
+        value = request.get(field)
+        if isinstance(value, int | float) and not isinstance(value, bool) and value > most:
+            raise Rejected(400, f"'{field}' is above {most}")
+    stop = request.get("stop")
+    if isinstance(stop, list) and len(stop) > MOST_STOPS:
+        raise Rejected(400, f"'stop' has more than {MOST_STOPS} texts")
+
+
+def _depth(value: Any) -> int:
+    """Nesting of a JSON value, without recursion: hostile input decides its depth."""
+    deepest, level = 0, [value]
+    while level:
+        deepest += 1
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return deepest
+
+
+async def _answer(send: Send, rejected: Rejected) -> None:
+    kind = "authentication_error" if rejected.status == 401 else "invalid_request_error"
+    error = {"message": str(rejected), "type": kind, "code": rejected.status, "param": None}
+    body = json.dumps({"error": error}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if rejected.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    await send({"type": "http.response.start", "status": rejected.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
