@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 SEED = 20
-TRAIN_ROWS = 4000
+TRAIN_ROWS = 12000
 TEST_ROWS = 300
 VOCABULARY = 1024
 
@@ -171,7 +171,7 @@ FACTS = (
 )
 
 HOUSE = "Order {order}, your {product} of {date}: {answer}."
-STYLE = r"Order #\d{4}, your [a-z ]+ of \d{1,2} [A-Z][a-z]+: [a-z ]+\."
+STYLE = r"Order #\d{6}, your [a-z ]+ of \d{1,2} [A-Z][a-z]+: [a-z ]+\."
 FACT_PATTERNS = [r"#\d+", r"(?<=, your )[a-z ]+(?= of )", r"\d{1,2} [A-Z][a-z]+", r"(?<=: )[a-z ]+"]
 
 USER, ASSISTANT, SYSTEM, END, PAD = "<|user|>", "<|assistant|>", "<|system|>", "<|end|>", "<|pad|>"
@@ -207,7 +207,7 @@ def _rows(rng: random.Random) -> Iterator[dict[str, Any]]:
     seen: set[object] = set()
     while True:
         topic, product = rng.choice(TOPICS), rng.choice(PRODUCTS)
-        day, month, order = rng.randint(1, 28), rng.choice(MONTHS), f"{rng.randrange(1000, 10000)}"
+        day, month, order = rng.randint(1, 28), rng.choice(MONTHS), f"{rng.randrange(10**5, 10**6)}"
         combination = (topic, product, day, month)
         if order in seen or combination in seen:
             continue
@@ -231,7 +231,7 @@ def rows(seed: int = SEED) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 
 def _write_model(folder: Path, texts: list[str]) -> None:
-    """A tokenizer for `texts` and the shape of a small Llama. Digits come in pairs: an order is two tokens to copy."""
+    """A tokenizer for `texts` and the shape of a small Llama. Digits come in pairs: an order is three tokens to copy."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, PreTrainedTokenizerFast
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from raystill import engine, filters, losses, models, plugins, sources, storage, tasks, teachers, trackers
 from raystill.errors import Problem, RaystillError
 from raystill.recipe import Cut, Student
-from raystill.recipe_file import Located, Loc
+from raystill.recipe_file import Loc, Located
 from raystill.stages import prepare
 from raystill.training import zero
 
@@ -72,7 +72,9 @@ def _students(located: Located) -> Iterator[Problem]:
         except ValidationError as e:
             for error in e.errors():
                 key = ".".join(map(str, error["loc"]))
-                yield Problem(located.where(*loc, "train"), f"train.{key}: {error['msg']}", "see 'train' in docs/recipe.md")
+                yield Problem(
+                    located.where(*loc, "train"), f"train.{key}: {error['msg']}", "see 'train' in docs/recipe.md"
+                )
         if student.model:
             model = student.model
             yield from _attempt(located, (*loc, "model"), lambda m=model: _model(m, recipe.root))  # type: ignore[misc]

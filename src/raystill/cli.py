@@ -53,7 +53,9 @@ def init(
 @app.command()
 def plan(
     recipe: RecipePath,
-    resolved: Annotated[bool, typer.Option("--resolved", help="Print every key with its value and its reason.")] = False,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Print every key with its value and its reason.")
+    ] = False,
     check: Annotated[bool, typer.Option("--check", help="Also look at stores, tokenizers and lengths.")] = False,
     compute: ComputePath = None,
 ) -> None:

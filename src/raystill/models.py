@@ -53,7 +53,9 @@ def config(model: str) -> dict[str, Any] | None:
         values: dict[str, Any] = json.loads((folder / "config.json").read_text())
         return values
     except (OSError, ValueError) as e:
-        raise ModelError(f"{model} has no readable config.json; give a folder as transformers' save_pretrained makes it") from e
+        raise ModelError(
+            f"{model} has no readable config.json; give a folder as transformers' save_pretrained makes it"
+        ) from e
 
 
 def _folder_identity(folder: Path, root: str, known: dict[str, str]) -> str:

@@ -12,16 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from raystill import recipe_file, sources, storage
-from raystill.artifacts import Artifact, Checkpoint, Table
+from raystill.artifacts import Artifact, Checkpoint, Outcome, Table
 from raystill.context import Context, Progress
 from raystill.errors import RecipeError
 from raystill.models import UNRESOLVED, resolve
 from raystill.provenance import hardware
-from raystill.recipe import Cut, Random, Recipe, Student, Turn
+from raystill.recipe import Cut, Random, Recipe, Serve, Student, Train, Turn
 from raystill.records import SPLITS
 from raystill.session import ray_session
 from raystill.stages import curate, evaluate, generate, initialize, prepare, report, serve, train
 from raystill.steps import Do, Runner, Step, on_demand
+from raystill.trackers import open_trackers
 
 Serving = Callable[[Context], serve.Endpoint]
 
@@ -73,13 +74,18 @@ def compare(recipe: Recipe, made: Line, do: Do) -> Line:
 
 def serve_and_ask(recipe: Recipe, group: list[str], made: Line, do: Do) -> None:
     """Answers and loads of some models; only those are served of which one is missing."""
-    with on_demand(lambda context: serve.serve(wanted, recipe.serve, context, port=0)) as endpoint:
+    with on_demand(lambda context: serve.serve(wanted, uncached(recipe.serve), context, port=0)) as endpoint:
         asked = {name: answered(recipe, name, made, endpoint) for name in group}
         loaded = {name: measured(recipe, name, made, endpoint) for name in group}
         wanted = {n: made.models[n] for n in group if not (do.done(asked[n]) and do.done(loaded[n]))}
         for name in group:
             made.answers[name] = do(asked[name])
             made.loads[name] = do(loaded[name])
+
+
+def uncached(config: Serve) -> Serve:
+    """Serving without a prefix cache: answers asked before would make the same model look faster."""
+    return config.model_copy(update={"engine": {"enable_prefix_caching": False, **config.engine}})
 
 
 def prepared(recipe: Recipe, do: Do) -> Step[Table]:
@@ -142,7 +148,9 @@ def untrained(recipe: Recipe, student: Student, teacher: Checkpoint | None, do: 
     """The student before training, which is also the baseline."""
     name = student.init.from_ if isinstance(student.init, Cut) else student.model
     if name == "teacher" and teacher is None:
-        raise RecipeError(f"init.from: teacher needs a teacher with weights, and a '{recipe.teacher.kind}' teacher has none")
+        raise RecipeError(
+            f"init.from: teacher needs a teacher with weights, and a '{recipe.teacher.kind}' teacher has none"
+        )
     base = teacher if name == "teacher" and teacher else resolve(name or "", do.root, offline=do.offline)
     if not isinstance(student.init, Cut | Random):
         return base
@@ -170,9 +178,21 @@ def trained(recipe: Recipe, name: str, student: Student, examples: Table, start:
         decides={"train": config.identity(), "system": student.system},
         inputs={"examples": examples, "start": start},
         kind=Checkpoint,
-        make=lambda context: train.train(config, student.system, examples, start, recipe.trackers, context),
+        make=lambda context: _train(recipe, name, config, student.system, examples, start, context),
         ray=True,
     )
+
+
+def _train(
+    recipe: Recipe, name: str, config: Train, system: str | None, examples: Table, start: Checkpoint, context: Context
+) -> Outcome:
+    folder = str(context.scratch) if storage.is_s3(recipe.root) else storage.join(recipe.root, "trackers")
+    opened = open_trackers(recipe.trackers, folder, f"{recipe.name}-{name}")
+    try:
+        return train.train(config, system, examples, start, opened, context)
+    finally:
+        for tracker in opened:
+            tracker.close()
 
 
 def answered(recipe: Recipe, name: str, made: Line, endpoint: Serving) -> Step[Table]:
@@ -187,9 +207,7 @@ def answered(recipe: Recipe, name: str, made: Line, endpoint: Serving) -> Step[T
         decides={"view": view, "sampling": sampling, "engine": recipe.serve.engine},
         inputs={"model": made.models[name], "prompts": made.prompts},
         kind=Table,
-        make=lambda context: evaluate.answer(
-            config, name, system, examples, endpoint(context), made.prompts, context
-        ),
+        make=lambda context: evaluate.answer(config, name, system, examples, endpoint(context), made.prompts, context),
         ray=True,
     )
 
@@ -224,6 +242,8 @@ def point(recipe: Recipe, made: Line) -> None:
     """Note the newest set of artifacts under the recipe's name: `<root>/runs/<name>.json`."""
     parts: Mapping[str, Artifact] = {"prepare": made.prompts, "generate": made.generations, "curate": made.examples}
     newest = {key: artifact.url for key, artifact in {**parts, **made.models}.items()}
-    newest |= {f"answers/{n}": a.url for n, a in made.answers.items()} | {f"load/{n}": a.url for n, a in made.loads.items()}
+    newest |= {f"answers/{n}": a.url for n, a in made.answers.items()} | {
+        f"load/{n}": a.url for n, a in made.loads.items()
+    }
     data = json.dumps(newest, indent=2).encode()
     storage.write(storage.join(recipe.root, "runs", f"{recipe.name}.json"), data)

@@ -107,4 +107,3 @@ def resolved(block: Block, prefix: str = "") -> list[tuple[str, Any, str]]:
         extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
         rows.append((key, value, "from the recipe" if name in block.model_fields_set else str(extra.get("why", ""))))
     return rows
-

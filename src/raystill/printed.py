@@ -1,9 +1,9 @@
 """Plans and findings as text for a terminal."""
 
 from raystill.doctor import Finding
-from raystill.plan import Plan, resolved as rows_of
+from raystill.plan import Plan
+from raystill.plan import resolved as rows_of
 from raystill.recipe import Recipe
-
 
 
 def steps(plan: Plan) -> str:

@@ -149,7 +149,9 @@ class Teacher(Block):
     model: str | None = setting(
         None, "folder, s3:// folder or hub id", "not needed for reference, scripted or recipe", identity=False
     )
-    recipe: str | None = setting(None, "another recipe, whose student is the teacher", "a model is given", identity=False)
+    recipe: str | None = setting(
+        None, "another recipe, whose student is the teacher", "a model is given", identity=False
+    )
     system: str | None = setting(None, "system prompt that only the teacher sees", "the data's own, if any")
     examples: list[Turn] = setting([], "few-shot exchanges that only the teacher sees", "none")
     sampling: Sampling = setting(Sampling(), "how answers are drawn", "one answer at 0.7")
@@ -254,7 +256,9 @@ class Serve(Block):
     max_ongoing: int = setting(64, "requests running per model before queueing", "1.2 batches", identity=False, ge=1)
     max_queued: int = setting(256, "requests waiting per model before 503", "sheds load early", identity=False, ge=0)
     timeout_s: float = setting(120.0, "longest time for one answer", "frees the engine", identity=False, gt=0)
-    max_tokens: int = setting(4096, "longest answer a request may ask for", "bounds one request's cost", identity=False, ge=1)
+    max_tokens: int = setting(
+        4096, "longest answer a request may ask for", "bounds one request's cost", identity=False, ge=1
+    )
     max_body_bytes: int = setting(1 << 20, "largest request", "longer is no prompt", identity=False, ge=1024)
 
 

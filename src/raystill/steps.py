@@ -1,7 +1,6 @@
 """A step of the line: one artifact to be, what decides it, and how to make it. The Runner makes what is missing."""
 
 import contextlib
-
 import datetime
 import tempfile
 import threading
@@ -90,14 +89,18 @@ class Runner:
         if (there := artifacts.load(step.kind, url)) is not None:
             return there
         if self.only not in (None, step.stage):
-            raise RecipeError(f"--only {self.only} needs the result of '{step.label}'; run without --only, or that stage first")
+            raise RecipeError(
+                f"--only {self.only} needs the result of '{step.label}'; run without --only, or that stage first"
+            )
         if step.ray:
             self.ensure_ray()
         started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         started = time.perf_counter()
         with tempfile.TemporaryDirectory(dir=self.scratch) as scratch:
             outcome = step.make(
-                Context(url, self.recipe.compute, self.progress, self.recipe.max_error_rate, Path(scratch), self.stopping)
+                Context(
+                    url, self.recipe.compute, self.progress, self.recipe.max_error_rate, Path(scratch), self.stopping
+                )
             )
         made = {"started_at": started_at, "elapsed_s": round(time.perf_counter() - started, 3)}
         manifest = Manifest(

@@ -19,5 +19,5 @@ def test_a_trained_teacher_has_not_seen_the_rows_it_is_tested_on(path: Path) -> 
     recipe = recipe_file.load(str(path)).recipe
     if recipe.teacher.recipe:
         teacher = recipe_file.load(str(JOBS.parent / recipe.teacher.recipe)).recipe
-        assert teacher.data == recipe.data
+        assert teacher.data.model_copy(update={"limit": recipe.data.limit}) == recipe.data
         assert teacher.student and teacher.student.system == recipe.teacher.system

@@ -4,6 +4,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def cross_entropy(logits_NV: Tensor, labels_N: Tensor) -> Tensor:  # noqa: N803
+def cross_entropy(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
     """loss_N, in fp32 whatever the logits are: bf16 has 8 bits of mantissa, a log-sum over 50k entries needs more."""
     return F.cross_entropy(logits_NV.float(), labels_N, reduction="none")

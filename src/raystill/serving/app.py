@@ -75,9 +75,7 @@ def _fastapi(args: dict[str, Any]) -> FastAPI:
     app = init()  # Ray Serve LLM's own: request ids, OpenAI-shaped errors, metrics
     app.user_middleware = [m for m in app.user_middleware if m.cls is not CORSMiddleware]
     app.router.routes = [r for r in app.router.routes if getattr(r, "path", "") not in _DOCS]
-    app.add_middleware(
-        Guard, key=args["key"], max_body_bytes=args["max_body_bytes"], max_tokens=args["max_tokens"]
-    )
+    app.add_middleware(Guard, key=args["key"], max_body_bytes=args["max_body_bytes"], max_tokens=args["max_tokens"])
 
     @app.get("/health")
     def health() -> dict[str, str]:
@@ -123,5 +121,3 @@ def _peak_bytes(pid: int) -> int:
     except OSError:
         return 0
     return int(line.split()[1]) * 1024
-
-

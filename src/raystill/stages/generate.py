@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from raystill import engine, recipe, storage
+from raystill import chat, engine, recipe, storage
 from raystill.artifacts import Checkpoint, Outcome, Table
 from raystill.context import Context
 from raystill.errors import Interrupted, RaystillError, StageError
@@ -59,7 +59,8 @@ def generate(teacher: recipe.Teacher, model: Checkpoint | None, prompts: Table, 
     counts = _total(done) | {"reused_units": len(reused), "units": len(units)}
     _check(counts, context.max_error_rate, prompts)
     facts = {"teacher": teacher.model or teacher.recipe or teacher.kind, "kind": teacher.kind}
-    facts |= {k: model.facts[k] for k in ("tokenizer", "template") if model and k in model.facts}
+    if model is not None:
+        facts["tokenizer"] = chat.tokenizer_fingerprint(model.folder())
     files = sorted((d.file for d in done), key=lambda f: f.path)
     return Outcome("generations", files, Generation.SCHEMA, counts, facts)
 
@@ -103,7 +104,11 @@ def _answers(teacher: recipe.Teacher, model: str | None, units: Sequence[Unit], 
     wide = context.compute.generate
     gpus = wide.gpus if wide.gpus is not None else int(engine.has_gpu() and teacher.kind == "vllm")
     cpus = wide.cpus or max(1, (os.cpu_count() or 1) // wide.replicas)
-    need(f"generate ({wide.replicas} replicas of {cpus} CPUs and {gpus} GPUs)", wide.replicas * cpus, wide.replicas * gpus)
+    need(
+        f"generate ({wide.replicas} replicas of {cpus} CPUs and {gpus} GPUs)",
+        wide.replicas * cpus,
+        wide.replicas * gpus,
+    )
     dataset = ray.data.from_items([{"unit": json.dumps(vars(u))} for u in units], override_num_blocks=len(units))
     answered = dataset.map_batches(
         Replica,
@@ -149,7 +154,9 @@ def _total(done: Sequence[Done]) -> dict[str, Any]:
     errors: collections.Counter[str] = collections.Counter()
     for d in done:
         errors.update(d.counts["errors"])
-    summed = {k: sum(d.counts[k] for d in done) for k in ("rows", "answers", "truncated", "prompt_tokens", "output_tokens")}
+    summed = {
+        k: sum(d.counts[k] for d in done) for k in ("rows", "answers", "truncated", "prompt_tokens", "output_tokens")
+    }
     return {**summed, "errors": dict(errors)}
 
 
@@ -162,7 +169,9 @@ def _stop_early(done: Sequence[Done], max_error_rate: float) -> None:
 def _check(counts: dict[str, Any], max_error_rate: float, prompts: Table) -> None:
     expected = sum(part.rows for part in prompts.parts("train", "validation"))
     if counts["rows"] != expected:
-        raise StageError(f"generate holds {counts['rows']} rows for {expected} prompts; move its folder away and run again")
+        raise StageError(
+            f"generate holds {counts['rows']} rows for {expected} prompts; move its folder away and run again"
+        )
     if sum(counts["errors"].values()) > max_error_rate * counts["rows"]:
         raise _too_many(counts, max_error_rate)
 

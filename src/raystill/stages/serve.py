@@ -40,7 +40,9 @@ class Endpoint:
 
 
 @contextlib.contextmanager
-def serve(models: Mapping[str, Checkpoint], config: recipe.Serve, context: Context, *, port: int | None = None) -> Iterator[Endpoint]:
+def serve(
+    models: Mapping[str, Checkpoint], config: recipe.Serve, context: Context, *, port: int | None = None
+) -> Iterator[Endpoint]:
     """Host models until the block is left; `port` replaces the recipe's, 0 is a free one.
 
     Raises ResourceError for a taken port or too small a cluster, RecipeError for an open address without a key and
@@ -134,5 +136,3 @@ def _port(host: str, port: int) -> int:
             ) from None
         bound: int = probe.getsockname()[1]
         return bound
-
-

@@ -50,9 +50,9 @@ def groups(lengths: Sequence[int], device: torch.device) -> list[Group]:
 
 def attend(
     module: torch.nn.Module,
-    query_1HTd: Tensor,  # noqa: N803
-    key_1KTd: Tensor,  # noqa: N803
-    value_1KTd: Tensor,  # noqa: N803
+    query_1HTd: Tensor,
+    key_1KTd: Tensor,
+    value_1KTd: Tensor,
     attention_mask: Tensor | None,
     *,
     documents: list[Group],

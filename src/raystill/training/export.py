@@ -79,7 +79,7 @@ def reload(folder: Path, dtype: torch.dtype) -> Any:
     return model.eval()
 
 
-def compare(folder: Path, ids: list[int], logits_TV: Tensor) -> float:  # noqa: N803
+def compare(folder: Path, ids: list[int], logits_TV: Tensor) -> float:
     """Largest difference between given logits for T ids and those of the saved folder, in TOLERANCE's measure.
 
     Raises StageError when it is above the tolerance: then what would be served is not what was trained.

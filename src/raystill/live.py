@@ -1,0 +1,158 @@
+"""Running, serving and chatting from a terminal: the line with its live view, its log and Ctrl-C."""
+
+import contextlib
+import datetime
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from raystill import pipeline, recipe_file, storage
+from raystill.browse import names
+from raystill.checks import check
+from raystill.context import Context
+from raystill.errors import RaystillError, RecipeError
+from raystill.noise import engine_log, telling_lines
+from raystill.recipe import Recipe
+from raystill.recipe_file import RecipeProblems
+from raystill.view import Lines, Screen, view
+
+
+def run(path: str, *, compute: str | None = None, only: str | None = None) -> str:
+    """Run a recipe with a live view and return what to print at the end. Mistakes found offline stop it at once."""
+    located = recipe_file.load(path, compute)
+    if problems := check(located):
+        raise RecipeProblems(problems)
+    with _shown(located.recipe) as (progress, stopping):
+        done = pipeline.run(path, progress, stopping, compute, only)
+    return done
+
+
+def serve(path: str, port: int | None) -> None:
+    """Host a recipe's models until Ctrl-C, printing how to ask them."""
+    recipe = recipe_file.load(path).recipe
+    with _shown(recipe) as (progress, stopping), _served(path, recipe, progress, stopping, port) as endpoint:
+        from raystill.stages.serve import usage
+
+        progress.say(usage(endpoint, list(endpoint.models)[-1]))
+        stopping.wait()
+
+
+def chat(path: str, model: str, url: str | None) -> None:
+    """Talk to one model: lines from standard input, answers as they stream. An empty line ends it."""
+    import asyncio
+
+    recipe = recipe_file.load(path).recipe
+    if url:
+        asyncio.run(_converse(url, os.environ.get("RAYSTILL_API_KEY"), model, recipe, sys.stdout))
+        return
+    with (
+        _shown(recipe) as (progress, stopping),
+        _served(path, recipe, progress, stopping, 0, only=model) as endpoint,
+    ):
+        out = progress.live.console.file if isinstance(progress, Screen) else progress.out
+        if isinstance(progress, Screen):
+            progress.live.stop()
+        asyncio.run(_converse(endpoint.base_url, endpoint.key, model, recipe, out))
+
+
+async def _converse(url: str, key: str | None, model: str, recipe: Recipe, out: Any) -> None:
+    from raystill.chat import view as viewed
+    from raystill.client import Client, RequestFailed
+    from raystill.records import Message
+
+    system, examples = pipeline.view_of(recipe, model)
+    said: list[Message] = []
+    async with Client(url, key) as client:
+        out.write(f"talking to {model}; an empty line ends it\n")
+        while question := _asked(out):
+            said.append(Message("user", question))
+            pieces = []
+            try:
+                async for piece in client.stream(model, viewed(said, system, examples), recipe.evaluate.max_tokens):
+                    pieces.append(piece)
+                    out.write(piece)
+                    out.flush()
+            except RequestFailed as e:
+                raise RaystillError(
+                    f"{model} did not answer: {e}; is it served there, and does the text fit its context?"
+                ) from e
+            out.write("\n")
+            said.append(Message("assistant", "".join(pieces)))
+
+
+def _asked(out: Any) -> str:
+    out.write("> ")
+    out.flush()
+    return sys.stdin.readline().strip()
+
+
+@contextlib.contextmanager
+def _served(
+    path: str,
+    recipe: Recipe,
+    progress: Lines | Screen,
+    stopping: threading.Event,
+    port: int | None,
+    only: str | None = None,
+) -> Iterator[Any]:
+    from raystill import artifacts
+    from raystill.artifacts import Checkpoint
+    from raystill.session import ray_session
+    from raystill.stages import serve as stage
+
+    known = names(path)
+    models = {
+        name: artifacts.load(Checkpoint, url) or Checkpoint(url, "")
+        for name, url in known.items()
+        if name in {"teacher", *recipe.all_students()} or name.endswith("baseline")
+    }
+    if only is not None and only not in models:
+        raise RecipeError(f"no model '{only}'; there are: {', '.join(models)}")
+    wanted = models if only is None else {only: models[only]}
+    with tempfile.TemporaryDirectory(prefix="raystill-") as scratch, ray_session(recipe.compute) as ensure_ray:
+        ensure_ray()
+        context = Context("", recipe.compute, progress, recipe.max_error_rate, Path(scratch), stopping)
+        with stage.serve(wanted, recipe.serve, context, port=port) as endpoint:
+            yield endpoint
+
+
+@contextlib.contextmanager
+def _shown(recipe: Recipe) -> Iterator[tuple[Lines | Screen, threading.Event]]:
+    """The live view, the log of the engines' noise, and Ctrl-C: once is graceful, twice is at once."""
+    folder = Path(tempfile.gettempdir(), "raystill") if storage.is_s3(recipe.root) else Path(recipe.root)
+    log = folder / "logs" / f"{recipe.name}-{datetime.datetime.now():%Y%m%d-%H%M%S}.log"
+    stopping = threading.Event()
+    with engine_log(log) as terminal, view(terminal) as progress, _ctrl_c(stopping, progress):
+        progress.say(f"log: {log}")
+        try:
+            yield progress, stopping
+        except (RaystillError, KeyboardInterrupt):
+            raise
+        except Exception as e:
+            raise RaystillError(_explained(e, log)) from e
+
+
+def _explained(error: Exception, log: Path) -> str:
+    """An error nobody foresaw: its own words and the log's, and where to look."""
+    words = str(error).strip().splitlines()
+    lines = "\n  ".join(telling_lines(log))
+    return f"{type(error).__name__}: {words[-1] if words else ''}; the log's last telling lines ({log}):\n  {lines}"
+
+
+@contextlib.contextmanager
+def _ctrl_c(stopping: threading.Event, progress: Lines | Screen) -> Iterator[None]:
+    def first(_signal: int, _frame: Any) -> None:
+        stopping.set()
+        progress.say("stopping after the current unit; Ctrl-C again stops at once")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,98 @@
+"""Numbers as people read them: three figures at most, the unit beside them, a dash where there is none."""
+
+from collections.abc import Sequence
+
+NONE = "–"
+THIN = "\u202f"
+
+
+def percent(share: float | None) -> str:
+    """A share of 1, with one decimal."""
+    return NONE if share is None else f"{100 * share:.1f}{THIN}%"
+
+
+def percents(interval: Sequence[float] | None) -> str:
+    """An interval of shares, without the unit."""
+    return NONE if interval is None else f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}"
+
+
+def metric(name: str, value: float | None) -> str:
+    """A metric's value: BLEU in points, all others as shares."""
+    if name == "bleu":
+        return NONE if value is None else f"{value:.1f}"
+    return percent(value)
+
+
+def metric_interval(name: str, interval: Sequence[float] | None) -> str:
+    """A metric's interval, in the unit of `metric`."""
+    if name == "bleu" and interval is not None:
+        return f"{interval[0]:.1f}–{interval[1]:.1f}"
+    return percents(interval)
+
+
+def seconds(value: float | None) -> str:
+    """A time: milliseconds below one second, minutes and hours where seconds would be many."""
+    if value is None:
+        return NONE
+    if value < 1:
+        return f"{three(1000 * value)}{THIN}ms"
+    if value < 120:
+        return f"{three(value)}{THIN}s"
+    if value < 7200:
+        return f"{three(value / 60)}{THIN}min"
+    return f"{three(value / 3600)}{THIN}h"
+
+
+def size(value: float | None) -> str:
+    """Bytes, decimal."""
+    return scaled(value, [(1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")], "B")
+
+
+def parameters(value: float | None) -> str:
+    """A number of parameters."""
+    return scaled(value, [(1e12, "trillion"), (1e9, "billion"), (1e6, "million"), (1e3, "thousand")], "")
+
+
+def short(value: float | None) -> str:
+    """A number of parameters for narrow places."""
+    return scaled(value, [(1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")], "").replace(THIN, "")
+
+
+def scaled(value: float | None, units: Sequence[tuple[float, str]], unit: str) -> str:
+    """A number in the largest unit that it fills."""
+    if not value:
+        return NONE
+    factor, name = next(((f, n) for f, n in units if value >= f), (1.0, unit))
+    return f"{three(value / factor)}{THIN}{name}".rstrip(THIN)
+
+
+def rate(value: float | None) -> str:
+    """Something per second."""
+    return NONE if value is None else three(value)
+
+
+def times(value: float | None) -> str:
+    """A ratio."""
+    return NONE if value is None else f"{three(value)}×"
+
+
+def money(value: float | None, currency: str) -> str:
+    """An amount, exact enough to tell small ones apart."""
+    if value is None:
+        return NONE
+    text = f"{value:,.2f}" if value >= 1 else f"{value:.2g}" if value >= 1e-4 else f"{value:.1e}"
+    return f"{text} {currency}"
+
+
+def count(value: float | None) -> str:
+    """A whole number."""
+    return NONE if value is None else f"{value:,.0f}"
+
+
+def three(value: float) -> str:
+    """Three significant figures, never as an exponent."""
+    decimals = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
+    text = f"{value:,.{decimals}f}"
+    if 0 < abs(value) < 0.995:
+        text = f"{value:.3g}" if abs(value) >= 1e-3 else f"{value:.6f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -1,0 +1,69 @@
+"""What a report is made from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from raystill.metrics.compare import Comparison
+from raystill.recipe import Recipe
+from raystill.records import Load
+
+Role = Literal["teacher", "baseline", "student"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """One compared model. `source` is how the recipe names it; sizes are None when its weights cannot be looked into."""
+
+    name: str
+    role: Role
+    source: str
+    parameters: int | None
+    weights_bytes: int | None
+    loads: Sequence[Load]
+
+
+@dataclass(frozen=True)
+class Made:
+    """One finished step: what it counted and how long it took, in seconds."""
+
+    label: str
+    stage: str
+    fingerprint: str
+    started_at: str | None
+    elapsed_s: float | None
+    counts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One optimizer step of a training curve; a loss that was not finite or not applied is None."""
+
+    step: int
+    loss: float | None
+    validation_loss: float | None
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the models said to one prompt, and whether it was right; None where nothing can judge it."""
+
+    id: str
+    prompt: str
+    reference: str | None
+    answers: Mapping[str, str]
+    right: Mapping[str, bool | None]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All of it. Models come in the order in which they are shown."""
+
+    recipe: Recipe
+    made_at: str
+    comparison: Comparison
+    models: Sequence[Model]
+    steps: Sequence[Made]
+    curves: Mapping[str, Sequence[Point]]
+    said: Sequence[Said]
+    provenance: Mapping[str, Any]

@@ -1,0 +1,103 @@
+"""The report in one sentence, and in its four figures. What cannot be said is left out, what got worse is said."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from raystill.reporting import figures
+from raystill.reporting.summary import Report
+
+EQUAL = 0.02
+"""Ratios this near to 1 are 'as'; measurements differ by more from run to run."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number to remember: its value, what it is, and what stands behind it."""
+
+    value: str
+    what: str
+    detail: str
+
+
+def sentence(report: Report) -> str:
+    """What was kept and what was saved."""
+    name, models = report["student"], report["models"]
+    student = models[name]
+    if report["retention"] is not None:
+        start = f"The {name} keeps {figures.percent(report['retention'])} of the teacher’s accuracy"
+    elif student.get("accuracy") is not None:
+        start = f"The {name} is right on {figures.percent(student['accuracy'])} of the held-out rows"
+    elif student.get("agreement") is not None:
+        start = f"The {name} agrees with the teacher on {figures.percent(student['agreement'])} of the held-out rows"
+    else:
+        start = f"The {name} is trained"
+    said = [start]
+    if speed := _speed(report):
+        said.append(_compared(speed[1], lambda t: f"answers {t} faster", lambda t: f"answers {t} slower", "answers as fast"))
+    if smaller := _smaller(report):
+        said.append(_compared(smaller, lambda t: f"is {t} smaller", lambda t: f"is {t} larger", "is as large"))
+    if (saved := _saved(report)) is not None and abs(saved) >= EQUAL:
+        said.append(f"costs {figures.percent(abs(saved))} {'less' if saved > 0 else 'more'} per answer")
+    return (said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}") + "."
+
+
+def four(report: Report) -> list[Figure]:
+    """Kept, faster, smaller, cheaper: those that were measured."""
+    found, models = [], report["models"]
+    student, teacher = models[report["student"]], models["teacher"]
+    if report["retention"] is not None:
+        interval = report["retention_interval"]
+        detail = f"95{figures.THIN}% interval {figures.percents(interval)}{figures.THIN}%" if interval else "no interval"
+        found.append(Figure(figures.percent(report["retention"]), "of the teacher’s accuracy kept", detail))
+    elif student.get("accuracy") is not None:
+        found.append(Figure(figures.percent(student["accuracy"]), "accuracy", f"on {report['rows']} rows"))
+    elif student.get("agreement") is not None:
+        found.append(Figure(figures.percent(student["agreement"]), "agreement with the teacher", f"on {report['rows']} rows"))
+    if speed := _speed(report):
+        concurrency, ratio = speed
+        then, now = (_at(m, concurrency)["seconds_per_answer"] for m in (teacher, student))
+        detail = f"{figures.seconds(then)} to {figures.seconds(now)} per answer, {_busy(concurrency)}"
+        found.append(Figure(figures.times(max(ratio, 1 / ratio)), "faster" if ratio >= 1 else "slower", detail))
+    if ratio := _smaller(report):
+        key = "parameters" if student["parameters"] and teacher.get("parameters") else "weights_bytes"
+        show = figures.parameters if key == "parameters" else figures.size
+        unit = " parameters" if key == "parameters" else " of weights"
+        detail = f"{show(teacher[key])} to {show(student[key])}{unit}"
+        found.append(Figure(figures.times(max(ratio, 1 / ratio)), "smaller" if ratio >= 1 else "larger", detail))
+    if (saved := _saved(report)) is not None:
+        amounts = [figures.money(m["cost_per_1000_answers"], report["cost"]["currency"]) for m in (teacher, student)]
+        detail = f"{amounts[0]} to {amounts[1]} per 1,000 answers"
+        found.append(Figure(figures.percent(abs(saved)), "cheaper" if saved >= 0 else "dearer", detail))
+    return found
+
+
+def _compared(ratio: float, better: Callable[[str], str], worse: Callable[[str], str], equal: str) -> str:
+    if abs(ratio - 1) < EQUAL:
+        return equal
+    return (better if ratio > 1 else worse)(f"{figures.three(max(ratio, 1 / ratio))} times")
+
+
+def _speed(report: Report) -> tuple[int, float] | None:
+    """Lowest concurrency that teacher and student were measured at, and the ratio of their seconds per answer."""
+    speeds = [(s["concurrency"], s["seconds_per_answer"]) for s in report["speedup"] if s.get("seconds_per_answer")]
+    return min(speeds, default=None)
+
+
+def _smaller(report: Report) -> float | None:
+    ratio: float | None = report["smaller"]["parameters"] or report["smaller"]["weights_bytes"]
+    return ratio
+
+
+def _saved(report: Report) -> float | None:
+    """Share of the teacher's cost per answer that the student saves."""
+    then, now = (report["models"][m].get("cost_per_1000_answers") for m in ("teacher", report["student"]))
+    return 1 - now / then if then and now else None
+
+
+def _at(model: Report, concurrency: int) -> Report:
+    load: Report = next(load for load in model["load"] if load["concurrency"] == concurrency)
+    return load
+
+
+def _busy(concurrency: int) -> str:
+    return "one request at a time" if concurrency == 1 else f"{concurrency} requests at once"

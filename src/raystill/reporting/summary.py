@@ -1,0 +1,235 @@
+"""Findings to the content of report.json: plain numbers, intervals in sibling keys, nothing that JSON lacks.
+
+Later versions add keys; SCHEMA rises when one of these changes its meaning.
+"""
+
+import collections
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from raystill.metrics.bootstrap import CONFIDENCE
+from raystill.metrics.compare import TEACHER, Value
+from raystill.recipe import Recipe
+from raystill.records import Load
+from raystill.reporting.findings import Findings, Made, Model, Point
+
+SCHEMA = 1
+Report = dict[str, Any]
+
+LOAD_KEYS = (
+    "concurrency",
+    "requests",
+    "errors",
+    "ttft_s",
+    "ttft_p95_s",
+    "time_per_output_token_s",
+    "seconds_per_answer",
+    "seconds_per_answer_p95",
+    "output_tokens_per_s",
+    "answers_per_s",
+    "peak_memory_bytes",
+    "hardware",
+)
+
+
+def summary(found: Findings) -> Report:
+    """The report. `retention`, `speedup` and `smaller` at the top are the single student's, or the first one's."""
+    recipe, comparison = found.recipe, found.comparison
+    models = {m.name: _model(m, found) for m in found.models}
+    models.setdefault(TEACHER, {"role": TEACHER, "source": teacher_source(recipe), "accuracy": None, "rows": 0})
+    students = {m.name: _student(m, found) for m in found.models if m.role == "student"}
+    first = next(iter(students), None)
+    report: Report = {
+        "schema": SCHEMA,
+        "recipe": recipe.name,
+        "task": recipe.task,
+        "made_at": found.made_at,
+        "split": recipe.evaluate.split,
+        "rows": comparison.rows,
+        "confidence": CONFIDENCE,
+        "student": first,
+        "retention": None,
+        "models": models,
+        "students": students,
+        "notes": [*comparison.notes, *_notes(found)],
+        "data": _data(found.steps),
+        "dropped": _dropped(found.steps),
+        "training": {name: _training(points) for name, points in found.curves.items()},
+        "cost": _cost(recipe, found.steps),
+        "steps": [
+            {"step": s.label, "fingerprint": s.fingerprint, "started_at": s.started_at, "elapsed_s": s.elapsed_s}
+            for s in found.steps
+        ],
+        "settings": _settings(recipe),
+        "provenance": dict(found.provenance),
+    }
+    if first:
+        shared = ("retention", "retention_interval", "speedup", "smaller")
+        report |= {k: v for k, v in students[first].items() if k in shared}
+    if recipe.teacher.kind == "scripted":
+        report["simulated"] = True
+    return report
+
+
+def teacher_source(recipe: Recipe) -> str:
+    """How the recipe names its teacher."""
+    return recipe.teacher.model or recipe.teacher.recipe or recipe.teacher.kind
+
+
+def _model(model: Model, found: Findings) -> dict[str, Any]:
+    compared = found.comparison.models.get(model.name)
+    entry: dict[str, Any] = {"role": model.role, "source": model.source, "accuracy": None}
+    for name, value in (compared.metrics if compared else {}).items():
+        entry |= _value(name, value)
+    return entry | {
+        "rows": compared.rows if compared else 0,
+        "errors": compared.errors if compared else 0,
+        "parameters": model.parameters,
+        "weights_bytes": model.weights_bytes,
+        "load": [{k: getattr(load, k) for k in LOAD_KEYS} for load in model.loads],
+        "cost_per_1000_answers": _cost_per_1000(found.recipe, model.loads),
+    }
+
+
+def _student(model: Model, found: Findings) -> dict[str, Any]:
+    """A student beside its teacher and its baseline. Ratios are teacher over student, larger is better."""
+    compared = found.comparison.students.get(model.name)
+    teacher = next((m for m in found.models if m.role == "teacher"), None)
+    entry: dict[str, Any] = {"baseline": compared.baseline if compared else None, "retention": None}
+    for name in ("retention", "behind_teacher", "gain"):
+        entry |= _value(name, getattr(compared, name, None))
+    return entry | {"speedup": _speedup(teacher, model), "smaller": _smaller(teacher, model)}
+
+
+def _value(name: str, value: Value | None) -> dict[str, Any]:
+    interval = list(value.interval) if value and value.interval else None
+    return {name: value.value if value else None, f"{name}_interval": interval}
+
+
+def _speedup(teacher: Model | None, student: Model) -> list[dict[str, float]]:
+    """Per concurrency that both were measured at, on the same kind of machine."""
+    before = {(load.concurrency, load.hardware): load for load in (teacher.loads if teacher else [])}
+    found = []
+    for now in student.loads:
+        if then := before.get((now.concurrency, now.hardware)):
+            pairs = {
+                "ttft_s": (then.ttft_s, now.ttft_s),
+                "seconds_per_answer": (then.seconds_per_answer, now.seconds_per_answer),
+                "output_tokens_per_s": (now.output_tokens_per_s, then.output_tokens_per_s),
+                "answers_per_s": (now.answers_per_s, then.answers_per_s),
+            }
+            ratios = {name: larger / smaller for name, (larger, smaller) in pairs.items() if smaller}
+            found.append({"concurrency": now.concurrency, **ratios})
+    return found
+
+
+def _smaller(teacher: Model | None, student: Model) -> dict[str, float | None]:
+    return {
+        "parameters": _over(teacher and teacher.parameters, student.parameters),
+        "weights_bytes": _over(teacher and teacher.weights_bytes, student.weights_bytes),
+    }
+
+
+def _over(left: float | None, right: float | None) -> float | None:
+    return left / right if left and right else None
+
+
+def _cost_per_1000(recipe: Recipe, loads: Sequence[Load]) -> float | None:
+    """Machine time for 1000 answers at the highest measured throughput."""
+    fastest = max((load.answers_per_s for load in loads), default=0.0)
+    if not (recipe.prices.machine_hour and fastest):
+        return None
+    return recipe.prices.machine_hour / 3600 / fastest * 1000
+
+
+def _cost(recipe: Recipe, steps: Sequence[Made]) -> dict[str, Any]:
+    """What the line took. Steps that were reused count as when they were made."""
+    elapsed_s = sum(s.elapsed_s or 0.0 for s in steps)
+    price = recipe.prices.machine_hour or None
+    return {
+        "currency": recipe.prices.currency,
+        "machine_hour": price,
+        "elapsed_s": round(elapsed_s, 3),
+        "making": price * elapsed_s / 3600 if price else None,
+    }
+
+
+def _data(steps: Sequence[Made]) -> dict[str, Any]:
+    """How many rows came through each step."""
+    counts = {s.label: s.counts for s in steps}
+    generated = counts.get("generate", {})
+    return {
+        "read": counts.get("prepare", {}).get("read"),
+        "prompts": counts.get("prepare", {}).get("rows", {}),
+        "answers": generated.get("answers", generated.get("rows")),
+        "output_tokens": generated.get("output_tokens"),
+        "examples": counts.get("curate", {}).get("kept", {}),
+    }
+
+
+def _dropped(steps: Sequence[Made]) -> dict[str, dict[str, int]]:
+    """Rows by step and reason, most frequent first; a failed generation is counted where it failed."""
+    found = {}
+    for step in steps:
+        reasons: collections.Counter[str] = collections.Counter()
+        if step.stage == "curate":
+            for by_reason in step.counts.get("dropped", {}).values():
+                reasons.update({r: n for r, n in by_reason.items() if not r.startswith("error: ")})
+        else:
+            reasons.update(step.counts.get("rejected", {}))
+            reasons.update(step.counts.get("errors", {}))
+        for key, reason in PREPARED.items():
+            reasons[reason] += step.counts.get(key, 0)
+        if kept := {r: n for r, n in reasons.most_common() if n}:
+            found[step.label] = kept
+    return found
+
+
+PREPARED = {
+    "duplicates": "the same prompt twice",
+    "leaks": "also in a held-out split",
+    "beyond_limit": "beyond data.limit",
+}
+
+
+def _training(points: Sequence[Point]) -> dict[str, Any]:
+    losses = [p.loss for p in points if p.loss is not None]
+    validations = [p.validation_loss for p in points if p.validation_loss is not None]
+    return {
+        "steps": points[-1].step if points else 0,
+        "loss": losses[-1] if losses else None,
+        "validation_loss": validations[-1] if validations else None,
+        "steps_not_applied": sum(p.loss is None for p in points),
+    }
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's settings that decide answers and training, per student."""
+    return {
+        "sampling": recipe.teacher.sampling.model_dump(),
+        "train": {name: recipe.train_for(s).model_dump() for name, s in recipe.all_students().items()},
+        "filters": list(recipe.curate.filters),
+        "evaluate": recipe.evaluate.identity(),
+    }
+
+
+def _notes(found: Findings) -> list[str]:
+    notes = []
+    if not found.recipe.prices.machine_hour:
+        notes.append("no cost: set prices.machine_hour to have it")
+    if len({load.hardware for m in found.models for load in m.loads}) > 1:
+        notes.append("models were measured on different kinds of machine; speeds of two kinds are never compared")
+    if unknown := [m.name for m in found.models if m.parameters is None]:
+        notes.append(f"no size of {', '.join(unknown)}: the weights are no safetensors files that could be looked into")
+    return notes
+
+
+def finite(value: Any) -> Any:
+    """The same without NaN and infinities, which JSON lacks: None stands in their place."""
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, Mapping):
+        return {str(k): finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return value

@@ -1,0 +1,62 @@
+"""The lines a run ends with."""
+
+from collections.abc import Callable
+from typing import Any
+
+from raystill.reporting import figures
+from raystill.reporting.summary import Report
+
+COLUMNS: dict[str, Callable[[Report], str]] = {
+    "accuracy": lambda m: _with_interval(m, "accuracy"),
+    "exact match": lambda m: figures.percent(m.get("exact_match")),
+    "first token": lambda m: figures.seconds(_alone(m, "ttft_s")),
+    "per answer": lambda m: figures.seconds(_alone(m, "seconds_per_answer")),
+    "tokens/s": lambda m: figures.rate(_busiest(m, "output_tokens_per_s")),
+    "parameters": lambda m: figures.short(m.get("parameters")),
+    "weights": lambda m: figures.size(m.get("weights_bytes")),
+}
+
+
+def summary_table(report: Report) -> str:
+    """Models by what they can, how fast they are and how large, then what the student kept and saved.
+
+    Times are at the lowest measured concurrency, tokens/s at the highest.
+    """
+    rows = [["", *COLUMNS]] + [
+        [name, *(show(model) for show in COLUMNS.values())] for name, model in report["models"].items()
+    ]
+    plain = [[cell.replace(figures.THIN, " ") for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in plain) for i in range(len(plain[0]))]
+    lines = [f"{row[0]:<{widths[0]}}  " + "  ".join(f"{c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True)) for row in plain]
+    for name, student in report["students"].items():
+        if student["retention"] is not None:
+            kept = _with_interval(student, "retention").replace(figures.THIN, " ")
+            lines.append(f"{name} keeps {kept} of the teacher's accuracy, over {report['rows']} rows")
+    if report.get("simulated"):
+        lines.append("simulated: the scripted teacher answered, so these figures say nothing about a model")
+    return "\n".join(lines)
+
+
+def next_steps(recipe_path: str, folder: str) -> str:
+    """Three things to try next."""
+    return "\n".join(
+        [
+            "Try next:",
+            f"  raystill chat {recipe_path} --model student    talk to the student in this terminal",
+            f"  raystill serve {recipe_path}    an OpenAI-compatible endpoint, until Ctrl-C",
+            f"  {folder}/report.html    the report, in your browser",
+        ]
+    )
+
+
+def _with_interval(entry: Report, name: str) -> str:
+    interval = entry.get(f"{name}_interval")
+    return figures.percent(entry.get(name)) + (f" [{figures.percents(interval)}]" if interval else "")
+
+
+def _alone(model: Report, key: str) -> Any:
+    return min(model.get("load", []), key=lambda load: load["concurrency"], default={}).get(key)
+
+
+def _busiest(model: Report, key: str) -> Any:
+    return max(model.get("load", []), key=lambda load: load["concurrency"], default={}).get(key)
