@@ -36,10 +36,10 @@ def test_what_cannot_be_read_offline_is_unresolved(tmp_path: Path, name: str) ->
 
 def test_a_missing_folder_names_its_neighbours(tmp_path: Path) -> None:
     folder(tmp_path, "smollm2")
-    with pytest.raises(ModelError, match="does not exist; folders in .*: smollm2"):
+    with pytest.raises(ModelError, match=r"does not exist; folders in .*: smollm2"):
         models.resolve(str(tmp_path / "smolm2"), str(tmp_path), offline=True)
 
 
 def test_a_folder_that_is_no_model_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no readable config.json"):
+    with pytest.raises(ModelError, match=r"no readable config.json"):
         models.config(folder(tmp_path, "broken", "{"))

@@ -22,9 +22,19 @@ def test_a_kind_is_loaded() -> None:
     assert plugins.load("empty", KINDS, "filter").__name__ == "empty"
 
 
-def test_an_unknown_kind_lists_the_known_ones() -> None:
-    with pytest.raises(RecipeError, match="'emtpy' is no filter; known are empty"):
+def test_an_unknown_kind_names_the_nearest_or_lists_the_known_ones() -> None:
+    with pytest.raises(RecipeError, match=r"'emtpy' is no filter; did you mean 'empty'\?"):
         plugins.find("emtpy", KINDS, "filter")
+    with pytest.raises(RecipeError, match="'nothing alike' is no filter; known are empty"):
+        plugins.find("nothing alike", KINDS, "filter")
+
+
+def test_own_code_is_identified_by_its_source(folder: Path) -> None:
+    (folder / "own_plugin_z.py").write_text("def keep(rows, rules):\n    return [None]\n")
+    before = plugins.identity("own_plugin_z:keep", KINDS, "filter")
+    (folder / "own_plugin_z.py").write_text("def keep(rows, rules):\n    return ['no']\n")
+    assert plugins.identity("empty", KINDS, "filter") == "empty"
+    assert before.startswith("own_plugin_z:keep@") and before != plugins.identity("own_plugin_z:keep", KINDS, "filter")
 
 
 def test_own_code_beside_the_recipe_is_loaded(folder: Path) -> None:

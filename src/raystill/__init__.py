@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raystill.live import run
-    from raystill.plan import plan
+    from raystill.planning import plan
     from raystill.recipe import Recipe
 
 __version__ = _version("raystill")
 __all__ = ["Recipe", "__version__", "plan", "run"]
 
-_HOMES = {"Recipe": "raystill.recipe", "plan": "raystill.plan", "run": "raystill.live"}
+_HOMES = {"Recipe": "raystill.recipe", "plan": "raystill.planning", "run": "raystill.live"}
 
 
 def __getattr__(name: str) -> Any:

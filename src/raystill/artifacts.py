@@ -172,7 +172,7 @@ def decode(row: type[Row], data: bytes, url: str) -> list[Row]:
         table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
     except (pa.ArrowInvalid, OSError) as e:
         raise Corrupted(f"{url} is damaged ({e}); move its folder away and run again to make it anew") from e
-    if not table.schema.equals(schema(row), check_metadata=False):
+    if not table.schema.equals(schema(row), check_metadata=False):  # type: ignore[arg-type]
         raise Corrupted(f"{url} holds other columns than {row.__name__} rows: {', '.join(table.schema.names)}")
     return from_table(row, table)
 

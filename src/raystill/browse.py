@@ -40,5 +40,6 @@ def rows(path: str, name: str, n: int) -> Iterator[str]:
     if row is None:
         raise RecipeError(f"'{name}' is no table; tables are: {', '.join([*TABLES, 'answers/MODEL', 'load/MODEL'])}")
     table = artifacts.load(Table, locate(path, name))
-    for value in itertools.islice(table.rows(row), n) if table else []:
+    found: Iterator[Record] = itertools.islice(table.rows(row), n) if table else iter([])
+    for value in found:
         yield json.dumps(dataclasses.asdict(value), indent=2, ensure_ascii=False)

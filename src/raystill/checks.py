@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -22,10 +23,10 @@ def check(located: Located) -> list[Problem]:
     return found
 
 
-def _attempt(located: Located, loc: Loc, act: Callable[[], object]) -> Iterator[Problem]:
+def _attempt(located: Located, loc: Loc, act: Callable[..., object], *arguments: Any) -> Iterator[Problem]:
     """A user error as a Problem at this key; its text already says what to type."""
     try:
-        act()
+        act(*arguments)
     except RaystillError as e:
         what, _, fix = str(e).partition("; ")
         yield Problem(located.where(*loc), what, fix or "mend it and plan again")
@@ -41,7 +42,7 @@ def _plugins(located: Located) -> Iterator[Problem]:
         *((("curate", "filters", i), name, filters.KINDS, "filter") for i, name in enumerate(recipe.curate.filters)),
     ]
     for loc, name, kinds, what in named:
-        yield from _attempt(located, loc, lambda n=name, k=kinds, w=what: plugins.find(n, k, w))  # type: ignore[misc]
+        yield from _attempt(located, loc, plugins.find, name, kinds, what)
 
 
 def _data(located: Located) -> Iterator[Problem]:
@@ -51,14 +52,14 @@ def _data(located: Located) -> Iterator[Problem]:
         for i, path in enumerate([paths] if isinstance(paths, str) else paths or []):
             if storage.is_s3(path) or sources.is_hub_id(path):
                 continue
-            yield from _attempt(located, ("data", split, i), lambda p=path: sources.find(p))  # type: ignore[misc]
-    yield from _attempt(located, ("data",), lambda: prepare.check_columns(data))
+            yield from _attempt(located, ("data", split, i), sources.find, path)
+    yield from _attempt(located, ("data",), prepare.check_columns, data)
 
 
 def _teacher(located: Located) -> Iterator[Problem]:
     teacher = located.recipe.teacher
     if teacher.model:
-        yield from _attempt(located, ("teacher", "model"), lambda: _model(teacher.model or "", located.recipe.root))
+        yield from _attempt(located, ("teacher", "model"), _model, teacher.model, located.recipe.root)
     if teacher.recipe and not Path(teacher.recipe).is_file():
         yield Problem(located.where("teacher", "recipe"), f"{teacher.recipe} does not exist", "check the path")
 
@@ -76,8 +77,7 @@ def _students(located: Located) -> Iterator[Problem]:
                     located.where(*loc, "train"), f"train.{key}: {error['msg']}", "see 'train' in docs/recipe.md"
                 )
         if student.model:
-            model = student.model
-            yield from _attempt(located, (*loc, "model"), lambda m=model: _model(m, recipe.root))  # type: ignore[misc]
+            yield from _attempt(located, (*loc, "model"), _model, student.model, recipe.root)
         if isinstance(student.init, Cut):
             yield from _layers(located, loc, student, student.init)
 
@@ -97,8 +97,10 @@ def _layers(located: Located, loc: Loc, student: Student, cut: Cut) -> Iterator[
 def _owned(located: Located) -> Iterator[Problem]:
     recipe = located.recipe
     for loc, keys in ((("teacher", "engine"), recipe.teacher.engine), (("serve", "engine"), recipe.serve.engine)):
-        yield from _attempt(located, loc, lambda k=keys, w=".".join(loc): engine.refuse_owned(k, w))  # type: ignore[misc]
-    yield from _attempt(located, ("train", "deepspeed"), lambda: zero.refuse_owned(recipe.train.deepspeed))
+        yield from _attempt(located, loc, engine.refuse_owned, keys, ".".join(loc))
+    for line in zero.refuse_owned(recipe.train.deepspeed):
+        what, _, fix = line.partition("; ")
+        yield Problem(located.where("train", "deepspeed"), what, fix)
 
 
 def _root(located: Located) -> Iterator[Problem]:

@@ -60,8 +60,7 @@ def plan(
     compute: ComputePath = None,
 ) -> None:
     """Show what a run would do, and every mistake found, without running anything."""
-    from raystill import plan as planning
-    from raystill import printed
+    from raystill import planning, printed
 
     made = planning.plan(recipe, compute)
     if resolved and made.recipe:
@@ -93,8 +92,7 @@ def run(
 @app.command()
 def status(recipe: RecipePath) -> None:
     """Show every step: done, partial or to do."""
-    from raystill import plan as planning
-    from raystill import printed
+    from raystill import planning, printed
 
     typer.echo(printed.steps(planning.plan(recipe)))
 

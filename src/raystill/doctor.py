@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from raystill import chat, models, sources, storage
 from raystill.artifacts import Table
 from raystill.errors import RaystillError
-from raystill.plan import Plan
+from raystill.planning import Plan
 from raystill.recipe import Cut, Recipe
 from raystill.records import Message, Prompt
 
@@ -27,17 +28,17 @@ def examine(plan: Plan) -> Iterator[Finding]:
     recipe = plan.recipe
     if recipe is None:
         return
-    yield _look("store refuses a second writer of one name", lambda: storage.probe(recipe.root))
+    yield _look("store refuses a second writer of one name", storage.probe, recipe.root)
     for name in _paths(recipe):
-        yield _look(f"data {name} can be read", lambda n=name: _readable(n))  # type: ignore[misc]
+        yield _look(f"data {name} can be read", _readable, name)
     for role, model in _models(recipe):
-        yield _look(f"{role} {model}: tokenizer, chat template, stop token", lambda m=model: _tokenizer(m, recipe.root))  # type: ignore[misc]
-        yield _look(f"{role} {model}: prompts fit its context", lambda r=role, m=model: _fit(plan, r, m))  # type: ignore[misc]
+        yield _look(f"{role} {model}: tokenizer, chat template, stop token", _tokenizer, model, recipe.root)
+        yield _look(f"{role} {model}: prompts fit its context", _fit, plan, role, model)
 
 
-def _look(what: str, act: Callable[[], object]) -> Finding:
+def _look(what: str, act: Callable[..., object], *arguments: Any) -> Finding:
     try:
-        act()
+        act(*arguments)
     except RaystillError as e:
         return Finding(what, str(e))
     return Finding(what, None)

@@ -28,8 +28,7 @@ def run(path: str, *, compute: str | None = None, only: str | None = None) -> st
     if problems := check(located):
         raise RecipeProblems(problems)
     with _shown(located.recipe) as (progress, stopping):
-        done = pipeline.run(path, progress, stopping, compute, only)
-    return done
+        return pipeline.run(path, progress, stopping, compute, only)
 
 
 def serve(path: str, port: int | None) -> None:

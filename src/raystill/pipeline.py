@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from raystill import recipe_file, sources, storage
+from raystill import filters, losses, plugins, recipe_file, sources, storage, tasks, teachers
 from raystill.artifacts import Artifact, Checkpoint, Outcome, Table
 from raystill.context import Context, Progress
 from raystill.errors import RecipeError
@@ -99,7 +99,7 @@ def prepared(recipe: Recipe, do: Do) -> Step[Table]:
         label="prepare",
         stage="prepare",
         version=prepare.VERSION,
-        decides={"data": recipe.data.identity(), "task": recipe.task},
+        decides={"data": recipe.data.identity(), "task": task_identity(recipe)},
         inputs=files,
         kind=Table,
         make=lambda context: prepare.prepare(recipe.data, recipe.task, context),
@@ -119,11 +119,12 @@ def teacher_of(recipe: Recipe, do: Do) -> Checkpoint | None:
 
 def generated(recipe: Recipe, teacher: Checkpoint | None, prompts: Table) -> Step[Table]:
     """The teacher's answers."""
+    kind = plugins.identity(recipe.teacher.kind, teachers.KINDS, "teacher")
     return Step(
         label="generate",
         stage="generate",
         version=generate.VERSION,
-        decides={"teacher": recipe.teacher.identity()},
+        decides={"teacher": recipe.teacher.identity() | {"kind": kind}},
         inputs={"prompts": prompts, "teacher": teacher},
         kind=Table,
         make=lambda context: generate.generate(recipe.teacher, teacher, prompts, context),
@@ -133,11 +134,12 @@ def generated(recipe: Recipe, teacher: Checkpoint | None, prompts: Table) -> Ste
 
 def curated(recipe: Recipe, generations: Table) -> Step[Table]:
     """The answers worth learning from."""
+    chosen = [plugins.identity(name, filters.KINDS, "filter") for name in recipe.curate.filters]
     return Step(
         label="curate",
         stage="curate",
         version=curate.VERSION,
-        decides={"curate": recipe.curate.identity(), "task": recipe.task},
+        decides={"curate": recipe.curate.identity() | {"filters": chosen}, "task": task_identity(recipe)},
         inputs={"generations": generations},
         kind=Table,
         make=lambda context: curate.curate(recipe.curate, recipe.task, generations, context),
@@ -171,11 +173,12 @@ def untrained(recipe: Recipe, student: Student, teacher: Checkpoint | None, do: 
 def trained(recipe: Recipe, name: str, student: Student, examples: Table, start: Checkpoint) -> Step[Checkpoint]:
     """The student."""
     config = recipe.train_for(student)
+    loss = plugins.identity(config.loss, losses.KINDS, "loss")
     return Step(
         label=f"train {name}",
         stage="train",
         version=train.VERSION,
-        decides={"train": config.identity(), "system": student.system},
+        decides={"train": config.identity() | {"loss": loss}, "system": student.system},
         inputs={"examples": examples, "start": start},
         kind=Checkpoint,
         make=lambda context: _train(recipe, name, config, student.system, examples, start, context),
@@ -229,6 +232,11 @@ def measured(recipe: Recipe, name: str, made: Line, endpoint: Serving) -> Step[T
         ),
         ray=True,
     )
+
+
+def task_identity(recipe: Recipe) -> str:
+    """The task's kind, or the user's own task with its source's hash."""
+    return plugins.identity(recipe.task, tasks.KINDS, "task")
 
 
 def view_of(recipe: Recipe, name: str) -> tuple[str | None, list[Turn]]:

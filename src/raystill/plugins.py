@@ -4,6 +4,8 @@ Modules are looked up as Python does, with the working folder first, so a file b
 """
 
 import ast
+import difflib
+import hashlib
 import importlib
 import importlib.util
 import os
@@ -34,11 +36,19 @@ def find(spec: str, kinds: Mapping[str, str], what: str) -> tuple[str, str]:
     """
     module, colon, attr = kinds.get(spec, spec).partition(":")
     if not colon:
-        raise RecipeError(f"'{spec}' is no {what}; known are {', '.join(kinds)}, or name your own as module:attr")
+        near = difflib.get_close_matches(spec, kinds, 1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(kinds)}"
+        raise RecipeError(f"'{spec}' is no {what}; {hint} (your own is named as module:attr)")
     source = _source(module, spec, what)
     if source is not None and attr not in (bound := _bound(source)) and not bound & {"*", "__getattr__"}:
         raise RecipeError(f"{what} '{spec}': {source.name} has no '{attr}'; write module:name of what it defines")
     return module, attr
+
+
+def identity(spec: str, kinds: Mapping[str, str], what: str) -> str:
+    """What decides a plug-in's outcome: a kind's name, or the user's own with the sha256 of its source file."""
+    source = source_file(spec, kinds, what)
+    return f"{spec}@{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}" if source else spec
 
 
 def source_file(spec: str, kinds: Mapping[str, str], what: str) -> Path | None:

@@ -1,8 +1,8 @@
 """Plans and findings as text for a terminal."""
 
 from raystill.doctor import Finding
-from raystill.plan import Plan
-from raystill.plan import resolved as rows_of
+from raystill.planning import Plan
+from raystill.planning import resolved as rows_of
 from raystill.recipe import Recipe
 
 

@@ -22,6 +22,7 @@ Ids = typing.NewType("Ids", list)  # type: ignore[type-arg]
 Row = TypeVar("Row", bound="Record")
 
 
+@dataclass(frozen=True)
 class Record:
     """Base of all rows. SCHEMA changes whenever a field does."""
 

@@ -145,7 +145,7 @@ def view(out: IO[str]) -> Iterator[Lines | Screen]:
         console=Console(file=out), refresh_per_second=4, transient=False, redirect_stdout=False, redirect_stderr=False
     ) as live:
         screen = Screen(live)
-        live.get_renderable = screen.render  # type: ignore[method-assign]  repaint with the newest rates
+        live.get_renderable = screen.render  # type: ignore[method-assign]
         try:
             yield screen
         finally:

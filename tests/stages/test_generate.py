@@ -94,7 +94,7 @@ def test_a_bad_row_is_data_and_the_others_go_on(tmp_path: Path) -> None:
 
 def test_too_many_bad_rows_stop_the_stage_and_keep_the_units(tmp_path: Path) -> None:
     prompts = prompts_of(tmp_path, [["<<error>>"] * 10, ["fine"] * 10])
-    with pytest.raises(StageError, match="10 of 20 rows.*scripted error"):
+    with pytest.raises(StageError, match=r"10 of 20 rows.*scripted error"):
         generate.generate(SCRIPTED, None, prompts, context(tmp_path, "a"))
     assert len(list((tmp_path / "generate" / "a").glob("*.parquet"))) == 2
 
@@ -134,7 +134,7 @@ def test_n_samples_are_n_rows(tmp_path: Path) -> None:
 def test_too_few_cpus_are_refused_with_the_arithmetic(tmp_path: Path) -> None:
     prompts = prompts_of(tmp_path, [["a"]])
     wide = Compute.model_validate({"generate": {"replicas": 100, "cpus": 2}})
-    with pytest.raises(ResourceError, match="100 replicas of 2 CPUs.*needs 200 CPUs and this Ray cluster has"):
+    with pytest.raises(ResourceError, match=r"100 replicas of 2 CPUs.*needs 200 CPUs and this Ray cluster has"):
         generate.generate(SCRIPTED, None, prompts, context(tmp_path, "a", wide))
 
 

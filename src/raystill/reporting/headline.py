@@ -33,7 +33,9 @@ def sentence(report: Report) -> str:
         start = f"The {name} is trained"
     said = [start]
     if speed := _speed(report):
-        said.append(_compared(speed[1], lambda t: f"answers {t} faster", lambda t: f"answers {t} slower", "answers as fast"))
+        said.append(
+            _compared(speed[1], lambda t: f"answers {t} faster", lambda t: f"answers {t} slower", "answers as fast")
+        )
     if smaller := _smaller(report):
         said.append(_compared(smaller, lambda t: f"is {t} smaller", lambda t: f"is {t} larger", "is as large"))
     if (saved := _saved(report)) is not None and abs(saved) >= EQUAL:
@@ -47,12 +49,16 @@ def four(report: Report) -> list[Figure]:
     student, teacher = models[report["student"]], models["teacher"]
     if report["retention"] is not None:
         interval = report["retention_interval"]
-        detail = f"95{figures.THIN}% interval {figures.percents(interval)}{figures.THIN}%" if interval else "no interval"
+        detail = (
+            f"95{figures.THIN}% interval {figures.percents(interval)}{figures.THIN}%" if interval else "no interval"
+        )
         found.append(Figure(figures.percent(report["retention"]), "of the teacher’s accuracy kept", detail))
     elif student.get("accuracy") is not None:
         found.append(Figure(figures.percent(student["accuracy"]), "accuracy", f"on {report['rows']} rows"))
     elif student.get("agreement") is not None:
-        found.append(Figure(figures.percent(student["agreement"]), "agreement with the teacher", f"on {report['rows']} rows"))
+        found.append(
+            Figure(figures.percent(student["agreement"]), "agreement with the teacher", f"on {report['rows']} rows")
+        )
     if speed := _speed(report):
         concurrency, ratio = speed
         then, now = (_at(m, concurrency)["seconds_per_answer"] for m in (teacher, student))

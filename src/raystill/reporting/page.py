@@ -65,17 +65,21 @@ class Speed:
 def page(report: Report, found: Findings) -> str:
     """The page, complete."""
     shown = {name: m for name, m in report["models"].items() if m["rows"] or m.get("load")}
-    return _environment().get_template("report.html.jinja").render(
-        report=report,
-        css=Markup((HERE / "report.css").read_text()),
-        sentence=headline.sentence(report),
-        four=headline.four(report),
-        models=shown,
-        qualities=_qualities(shown),
-        sizes=_sizes(report, shown),
-        speeds=_speeds(shown),
-        curves={name: c for name, points in found.curves.items() if (c := charts.curve(points))},
-        answers=_answers(report, found),
+    return (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            report=report,
+            css=Markup((HERE / "report.css").read_text()),
+            sentence=headline.sentence(report),
+            four=headline.four(report),
+            models=shown,
+            qualities=_qualities(shown),
+            sizes=_sizes(report, shown),
+            speeds=_speeds(shown),
+            curves={name: c for name, points in found.curves.items() if (c := charts.curve(points))},
+            answers=_answers(report, found),
+        )
     )
 
 

@@ -27,7 +27,10 @@ def summary_table(report: Report) -> str:
     ]
     plain = [[cell.replace(figures.THIN, " ") for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in plain) for i in range(len(plain[0]))]
-    lines = [f"{row[0]:<{widths[0]}}  " + "  ".join(f"{c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True)) for row in plain]
+    lines = [
+        f"{row[0]:<{widths[0]}}  " + "  ".join(f"{c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True))
+        for row in plain
+    ]
     for name, student in report["students"].items():
         if student["retention"] is not None:
             kept = _with_interval(student, "retention").replace(figures.THIN, " ")

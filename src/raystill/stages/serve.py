@@ -98,7 +98,8 @@ def usage(endpoint: Endpoint, model: str) -> str:
     return "\n".join(
         [
             f"serving {', '.join(endpoint.models)} at {endpoint.base_url}/v1 (Ctrl-C stops)",
-            f"curl {endpoint.base_url}/v1/chat/completions{header} -H 'Content-Type: application/json' -d {shlex.quote(body)}",
+            f"curl {endpoint.base_url}/v1/chat/completions{header} -H 'Content-Type: application/json' "
+            f"-d {shlex.quote(body)}",
             f"python -c {shlex.quote(python)}",
         ]
     )
@@ -132,7 +133,8 @@ def _port(host: str, port: int) -> int:
             probe.bind((host, port))
         except OSError as e:
             raise ResourceError(
-                f"{host}:{port} cannot be bound ({e.strerror}); another program uses it: choose another with --port, 0 is a free one"
+                f"{host}:{port} cannot be bound ({e.strerror}); another program uses it: choose another with --port, "
+                "0 is a free one"
             ) from None
         bound: int = probe.getsockname()[1]
         return bound

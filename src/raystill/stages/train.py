@@ -140,8 +140,8 @@ def _fit(
     workers, cpus, gpu = layout(compute)
     what = f"training with {workers} workers of {cpus} CPUs each (compute.train.workers, compute.train.cpus)"
     session.need(what, workers * cpus, workers if gpu else 0)
-    board: Any = ray.remote(num_cpus=0)(Board).remote()
-    job = loop.Job(train, compute, student, url, attempt, gpu, cpus, board)
+    meeting: Any = ray.remote(num_cpus=0)(Board).remote()
+    job = loop.Job(train, compute, student, url, attempt, gpu, cpus, meeting)
     context.progress.start("train", batches.steps(examples, train.epochs, train.batch_size), "steps")
     errors: list[Exception] = []
     running = threading.Thread(target=_trained, args=(job, workers, context.scratch, errors), daemon=True)
@@ -150,11 +150,11 @@ def _fit(
     while running.is_alive():
         running.join(POLL_S)
         if context.stopping.is_set():
-            ray.get(board.ask_stop.remote())
-        shown = _show(ray.get(board.drain.remote()), shown, trackers, context)
-    outcome: board.Outcome = ray.get(board.outcome.remote())
-    _show(ray.get(board.drain.remote()), shown, trackers, context)
-    ray.kill(board)
+            ray.get(meeting.ask_stop.remote())
+        shown = _show(ray.get(meeting.drain.remote()), shown, trackers, context)
+    outcome: board.Outcome = ray.get(meeting.outcome.remote())
+    _show(ray.get(meeting.drain.remote()), shown, trackers, context)
+    ray.kill(meeting)
     if outcome.error:
         raise outcome.error
     if outcome.exported is None and outcome.stopped_at is None:

@@ -10,7 +10,7 @@ class Jsonl:
 
     def __init__(self, folder: str, run: str) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        self._file = Path(folder, f"{run}.jsonl").open("a", encoding="utf-8")
+        self._file = Path(folder, f"{run}.jsonl").open("a", encoding="utf-8")  # noqa: SIM115  closed by close()
 
     def log(self, step: int, scalars: dict[str, float]) -> None:
         """One line."""

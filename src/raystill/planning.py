@@ -7,6 +7,8 @@ stands in the way. What cannot be read offline (s3://, hub ids not seen before) 
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
 from raystill import artifacts, pipeline, recipe_file, storage
 from raystill.artifacts import Artifact
 from raystill.checks import check
@@ -86,7 +88,7 @@ def plan(path: str, compute: str | None = None) -> Plan:
     planner = Planner(located.recipe.root)
     try:
         pipeline.compare(located.recipe, pipeline.learn(located.recipe, planner), planner)
-    except RaystillError as e:
+    except (RaystillError, ValidationError) as e:
         if not problems:
             problems = [Problem(located.where(), str(e), f"mend it and run: raystill plan {path}")]
     return Plan(located.recipe, planner.steps, problems)

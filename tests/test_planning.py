@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from raystill import plan as planning
+from raystill import planning
 from raystill.errors import Problem
 
 
@@ -69,7 +69,7 @@ def problems(found: list[Problem]) -> str:
         ("train", "{deepspeed: {train_batch_size: 4}}", "train_batch_size"),
         ("curate", "{filters: [emtpy]}", "did you mean 'empty'?"),
         ("trackers", "[tensorbord]", "did you mean 'tensorboard'?"),
-        ("root", "/proc/none", "not writable"),
+        ("root", "ROWS/runs", "not writable"),
     ],
 )
 def test_a_mistake_is_found_offline_with_its_line(tmp_path: Path, key: str, value: str, says: str) -> None:
@@ -90,7 +90,7 @@ def test_all_mistakes_come_at_once(tmp_path: Path) -> None:
 def test_plan_answers_within_a_second_without_torch_or_ray(tmp_path: Path) -> None:
     path = recipe(tmp_path)
     code = (
-        f"import sys; from raystill import plan; plan.plan({path!r}); "
+        f"import sys; from raystill import planning; planning.plan({path!r}); "
         "heavy = {'torch', 'ray', 'vllm', 'deepspeed', 'transformers', 'datasets'} & set(sys.modules); "
         "sys.exit(f'loaded {heavy}' if heavy else 0)"
     )

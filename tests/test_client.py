@@ -1,0 +1,146 @@
+"""client against a scripted server on a real socket: every fault of an OpenAI-compatible endpoint, sorted rightly."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from raystill import client as module
+from raystill.client import Client, Refused, Reply, RequestFailed
+from raystill.records import Message
+
+ASKED = [Message("user", "a secret question")]
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2}
+
+
+def chunk(text: str = "", finish: str | None = None, **more: Any) -> dict[str, Any]:
+    return {"choices": [{"delta": {"content": text}, "finish_reason": finish}], **more}
+
+
+def events(*chunks: Any, done: bool = True) -> bytes:
+    lines = [f"data: {c if isinstance(c, str) else json.dumps(c)}\n\n" for c in chunks]
+    return "".join([*lines, "data: [DONE]\n\n" if done else ""]).encode()
+
+
+GOOD = events(chunk("Hel"), chunk("lo", "stop"), {"choices": [], "usage": USAGE})
+
+
+class Server(ThreadingHTTPServer):
+    """Answers each request with the next of its script: (status, headers, body)."""
+
+    script: list[tuple[int, dict[str, str], bytes]]
+    asked: list[dict[str, Any]]
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append(body | {"authorization": self.headers.get("Authorization")})
+        status, headers, answer = self.server.script.pop(0)
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(module, "BACKOFF_S", 0.001)
+    made = Server(("127.0.0.1", 0), Handler)
+    made.asked = []
+    thread = threading.Thread(target=made.serve_forever, daemon=True)
+    thread.start()
+    yield made
+    made.shutdown()
+    made.server_close()
+
+
+def ask(server: Server, *script: tuple[int, dict[str, str], bytes], key: str | None = None) -> Reply:
+    server.script = list(script)
+
+    async def go() -> Reply:
+        async with Client(f"http://127.0.0.1:{server.server_address[1]}", key) as client:
+            return await client.chat("student", ASKED, 16)
+
+    return asyncio.run(go())
+
+
+def test_an_answer_has_its_text_usage_and_times(server: Server) -> None:
+    reply = ask(server, (200, {}, GOOD), key="k")
+    assert (reply.text, reply.finish_reason, reply.prompt_tokens, reply.output_tokens) == ("Hello", "stop", 3, 2)
+    assert 0 < reply.ttft_s <= reply.elapsed_s
+    assert server.asked[0]["authorization"] == "Bearer k"
+    assert server.asked[0]["stream_options"] == {"include_usage": True}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        (429, {"Retry-After": "0"}, b""),
+        (500, {}, b"<html>oops</html>"),
+        (503, {}, b""),
+        (200, {}, events({"error": {"message": "overloaded"}})),
+        (200, {}, events(chunk("Hel"), done=False)),
+        (200, {}, events(chunk("Hel"), '{"choices": [')),
+        (200, {}, events(chunk("Hello", "stop"))),
+        (200, {}, b'{"error": {"message": "not a stream"}}'),
+    ],
+    ids=["429", "500-html", "503", "error-in-stream", "cut", "broken-json", "no-usage", "error-body"],
+)
+def test_what_may_pass_is_tried_again(server: Server, fault: tuple[int, dict[str, str], bytes]) -> None:
+    assert ask(server, fault, fault, (200, {}, GOOD)).text == "Hello"
+    assert len(server.asked) == 3
+
+
+def test_it_gives_up_after_five_attempts(server: Server) -> None:
+    with pytest.raises(RequestFailed, match="HTTP 503"):
+        ask(server, *[(503, {}, b"")] * 9)
+    assert len(server.asked) == 5
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_key_stops_at_once(server: Server, status: int) -> None:
+    with pytest.raises(Refused, match="refuses the key"):
+        ask(server, (status, {}, b""))
+    assert len(server.asked) == 1
+
+
+def test_a_request_that_can_never_succeed_fails_alone_and_keeps_its_content(server: Server) -> None:
+    with pytest.raises(RequestFailed) as caught:
+        ask(server, (400, {}, b'{"error": {"message": "a secret question is too long"}}'))
+    assert str(caught.value) == "HTTP 400"
+    assert len(server.asked) == 1
+
+
+def test_redirects_are_not_followed(server: Server) -> None:
+    with pytest.raises(RequestFailed, match="HTTP 302"):
+        ask(server, (302, {"Location": "http://169.254.169.254/"}, b""))
+
+
+def test_nobody_listening_is_a_failure_of_the_request(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def go() -> Reply:
+        async with Client("http://127.0.0.1:1") as client:
+            return await client.chat("student", ASKED, 16)
+
+    with pytest.raises(RequestFailed, match="ConnectError"):
+        asyncio.run(go())
+
+
+def test_a_stream_gives_its_pieces(server: Server) -> None:
+    server.script = [(200, {}, GOOD)]
+
+    async def go() -> list[str]:
+        async with Client(f"http://127.0.0.1:{server.server_address[1]}") as client:
+            return [piece async for piece in client.stream("student", ASKED, 16)]
+
+    assert asyncio.run(go()) == ["Hel", "lo"]
