@@ -126,7 +126,7 @@ class Scripted(Block):
     """The deterministic fake teacher: for faults and scale, never for claims."""
 
     delay_s: float = setting(0.0, "seconds per answer", "as fast as it goes", ge=0)
-    die_after: int | None = setting(None, "end the process at this row of a unit", "never", ge=1)
+    die_after: int | None = setting(None, "end the process at its so-manieth row", "never", ge=1)
 
 
 PLACEMENT_KEYS = (

@@ -26,10 +26,14 @@ class Scripted:
     def __init__(self, teacher: recipe.Teacher, model: str | None) -> None:
         self.script = teacher.scripted
         self.n = teacher.sampling.n
+        self.asked = 0
 
     async def answer(self, prompt: Prompt) -> list[Generation]:
         """n answers that depend on the row alone."""
         asked = prompt.messages[-1].content
+        self.asked += 1
+        if self.asked == self.script.die_after:
+            os._exit(1)
         if "<<kill>>" in asked:
             os._exit(1)
         if (once := KILL_ONCE.search(asked)) and not Path(once[1]).exists():

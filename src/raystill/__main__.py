@@ -1,0 +1,5 @@
+"""`python -m raystill`."""
+
+from raystill.cli import main
+
+main()

@@ -1,0 +1,83 @@
+"""Every recipe key is read, explained, and on its side of identity."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from raystill import recipe
+from raystill.recipe import Block, Recipe
+
+SOURCES = [p for p in (Path(__file__).parents[2] / "src").rglob("*.py") if p.name != "recipe.py"]
+
+
+def blocks(kind: type[Block], seen: set[type[Block]] | None = None) -> Iterator[type[Block]]:
+    """A block and all that are reachable from it."""
+    seen = seen if seen is not None else set()
+    if kind in seen:
+        return
+    seen.add(kind)
+    yield kind
+    for field in kind.model_fields.values():
+        for inner in types_in(field.annotation):
+            if isinstance(inner, type) and issubclass(inner, Block):
+                yield from blocks(inner, seen)
+
+
+def types_in(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for argument in get_args(annotation):
+        yield from types_in(argument)
+
+
+ALL = list(blocks(Recipe))
+FIELDS = [(kind, name) for kind in ALL for name in kind.model_fields]
+
+
+@pytest.fixture(scope="module")
+def read_names() -> set[str]:
+    """Attribute names read anywhere outside the recipe, and strings, by which keys are looked up."""
+    found: set[str] = set()
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                found.add(node.attr)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.add(node.value)
+    return found
+
+
+@pytest.mark.parametrize(("kind", "name"), FIELDS, ids=lambda v: v if isinstance(v, str) else v.__name__)
+def test_a_key_is_read_and_explained(kind: type[Block], name: str, read_names: set[str]) -> None:
+    field = kind.model_fields[name]
+    assert name in read_names, f"nothing reads {kind.__name__}.{name}"
+    assert field.description
+    if not field.is_required():
+        assert isinstance(field.json_schema_extra, dict) and field.json_schema_extra["why"]
+
+
+NO_IDENTITY = {
+    "Data": {"train", "validation", "test"},
+    "Teacher": {"model", "recipe"},
+    "Student": {"model"},
+    "Train": {"checkpoint_every"},
+    "Evaluate": {"concurrency", "together", "resamples"},
+    "Serve": {"host", "port", "max_ongoing", "max_queued", "timeout_s", "max_tokens", "max_body_bytes"},
+    "Prices": set(recipe.Prices.model_fields),
+    "Generate": set(recipe.Generate.model_fields),
+    "Workers": set(recipe.Workers.model_fields),
+    "Compute": set(recipe.Compute.model_fields),
+    "Recipe": {"prices", "compute", "trackers", "max_error_rate", "root"},
+}
+
+
+@pytest.mark.parametrize("kind", ALL, ids=lambda k: k.__name__)
+def test_each_field_is_on_its_side_of_identity(kind: type[Block]) -> None:
+    outside = {
+        name
+        for name, field in kind.model_fields.items()
+        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("identity") is False
+    }
+    assert outside == NO_IDENTITY.get(kind.__name__, set())
