@@ -28,7 +28,8 @@ def run(path: str, *, compute: str | None = None, only: str | None = None) -> st
     if problems := check(located):
         raise RecipeProblems(problems)
     with _shown(located.recipe) as (progress, stopping):
-        return pipeline.run(path, progress, stopping, compute, only)
+        folder = pipeline.run(path, progress, stopping, compute, only)
+    return f"{only} is done; see it with: raystill status {path}" if folder is None else folder
 
 
 def serve(path: str, port: int | None) -> None:

@@ -21,7 +21,7 @@ from raystill.recipe import Cut, Random, Recipe, Serve, Student, Train, Turn
 from raystill.records import SPLITS
 from raystill.session import ray_session
 from raystill.stages import curate, evaluate, generate, initialize, prepare, report, serve, train
-from raystill.steps import Do, Runner, Step, on_demand
+from raystill.steps import Do, Runner, StageDone, Step, on_demand
 from raystill.trackers import open_trackers
 
 Serving = Callable[[Context], serve.Endpoint]
@@ -41,12 +41,18 @@ class Line:
 
 def run(
     path: str, progress: Progress, stopping: threading.Event, compute: str | None = None, only: str | None = None
-) -> str:
-    """Run a recipe to its report and return the report's folder. Finished steps are reused."""
+) -> str | None:
+    """Run a recipe to its report and return the report's folder. Finished steps are reused.
+
+    With `only` one stage is made and None returned, unless that completes the line.
+    """
     recipe = recipe_file.load(path, compute).recipe
     with ray_session(recipe.compute) as ensure_ray, tempfile.TemporaryDirectory(prefix="raystill-") as scratch:
         do = Runner(recipe, progress, stopping, ensure_ray, Path(scratch), only)
-        made = compare(recipe, learn(recipe, do), do)
+        try:
+            made = compare(recipe, learn(recipe, do), do)
+        except StageDone:
+            return None
     point(recipe, made)
     return report.report(recipe, made)
 

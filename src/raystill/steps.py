@@ -61,6 +61,21 @@ class Do(Protocol):
         """Whether its artifact is there."""
 
 
+ONLY: dict[str, tuple[str, ...]] = {
+    "prepare": ("prepare",),
+    "generate": ("generate",),
+    "curate": ("curate",),
+    "train": ("initialize", "train"),
+    "evaluate": ("answer", "load"),
+    "report": (),
+}
+"""What --only may name, and the stages whose missing steps it then makes."""
+
+
+class StageDone(Exception):
+    """The stages of --only are made and the next step is none of them."""
+
+
 class Runner:
     """Makes missing artifacts, one step after another; finished ones are loaded."""
 
@@ -76,8 +91,10 @@ class Runner:
         only: str | None = None,
     ) -> None:
         self.recipe, self.root = recipe, recipe.root
-        self.progress, self.stopping, self.ensure_ray, self.only = progress, stopping, ensure_ray, only
-        self.scratch = scratch
+        self.progress, self.stopping, self.ensure_ray, self.scratch = progress, stopping, ensure_ray, scratch
+        if only is not None and only not in ONLY:
+            raise RecipeError(f"--only takes {', '.join(ONLY)}, not '{only}'")
+        self.only, self.reached = only, False
 
     def done(self, step: Step[Any]) -> bool:
         """Whether its artifact is there."""
@@ -86,9 +103,13 @@ class Runner:
     def __call__(self, step: Step[A]) -> A:
         """Load the step's artifact, or make and commit it."""
         url = step.url(self.root)
+        wanted = self.only is None or step.stage in ONLY[self.only]
+        self.reached |= wanted
         if (there := artifacts.load(step.kind, url)) is not None:
             return there
-        if self.only not in (None, step.stage):
+        if not wanted and self.reached:
+            raise StageDone
+        if not wanted:
             raise RecipeError(
                 f"--only {self.only} needs the result of '{step.label}'; run without --only, or that stage first"
             )
