@@ -13,7 +13,8 @@ from raystill.errors import Interrupted, RaystillError
 
 app = typer.Typer(
     help="Distil a large language model into a small one on a Ray cluster.",
-    epilog="Start with: raystill init PROMPTS_FILE",
+    epilog="Start with: raystill init PROMPTS_FILE. Exit codes: 1 a stage failed, 2 recipe or command wrong, 3 data or "
+    "model wrong, 4 machine too small or port taken, 5 store refuses, 130 Ctrl-C.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -32,7 +33,7 @@ def main() -> None:
         typer.echo(f"\n{e}", err=True)
         sys.exit(e.exit_code)
     except RaystillError as e:
-        typer.echo(f"error: {e}", err=True)
+        typer.echo("\n".join([f"error: {e}", *getattr(e, "__notes__", [])]), err=True)
         sys.exit(e.exit_code)
     except KeyboardInterrupt:
         typer.echo("\nstopped; run the same command to go on from the last finished unit", err=True)

@@ -15,7 +15,7 @@ from raystill import pipeline, recipe_file, storage
 from raystill.browse import names
 from raystill.checks import check
 from raystill.context import Context
-from raystill.errors import RaystillError, RecipeError
+from raystill.errors import Interrupted, ModelError, RaystillError, RecipeError, StageError
 from raystill.noise import engine_log, telling_lines
 from raystill.recipe import Recipe
 from raystill.recipe_file import RecipeProblems
@@ -131,17 +131,24 @@ def _shown(recipe: Recipe) -> Iterator[tuple[Lines | Screen, threading.Event]]:
         progress.say(f"log: {log}")
         try:
             yield progress, stopping
-        except (RaystillError, KeyboardInterrupt):
+        except Interrupted:
+            raise
+        except RaystillError as e:
+            e.add_note(f"in stage: {progress.current()}")
+            if isinstance(e, StageError | ModelError):
+                e.add_note(_log_says(log))
             raise
         except Exception as e:
-            raise RaystillError(_explained(e, log)) from e
+            words = str(e).strip().splitlines()
+            unforeseen = RaystillError(f"{type(e).__name__}: {words[-1] if words else 'no more is known'}")
+            unforeseen.add_note(f"in stage: {progress.current()}; nobody foresaw this one, please report it")
+            unforeseen.add_note(_log_says(log))
+            raise unforeseen from e
 
 
-def _explained(error: Exception, log: Path) -> str:
-    """An error nobody foresaw: its own words and the log's, and where to look."""
-    words = str(error).strip().splitlines()
-    lines = "\n  ".join(telling_lines(log))
-    return f"{type(error).__name__}: {words[-1] if words else ''}; the log's last telling lines ({log}):\n  {lines}"
+def _log_says(log: Path) -> str:
+    """The log's last telling lines, and where it is."""
+    return "\n  ".join([f"the log ({log}) says:", *telling_lines(log)])
 
 
 @contextlib.contextmanager

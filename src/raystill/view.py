@@ -83,6 +83,10 @@ class Lines:
             self._printed = time.monotonic()
             self._print(self.stage.line())
 
+    def current(self) -> str:
+        """The stage that runs now."""
+        return self.stage.name if self.stage else "start"
+
     def say(self, text: str) -> None:
         """A line for the user."""
         self._print(text)
@@ -115,6 +119,10 @@ class Screen:
         """Count; the live view repaints by itself."""
         if self.stages:
             self.stages[-1].add(done, scalars)
+
+    def current(self) -> str:
+        """The stage that runs now."""
+        return self.stages[-1].name if self.stages else "start"
 
     def say(self, text: str) -> None:
         """A line above the view."""

@@ -93,7 +93,8 @@ def usage(endpoint: Endpoint, model: str) -> str:
     key = f'__import__("os").environ["{KEY}"]' if endpoint.key else '"none"'
     python = (
         f'from openai import OpenAI; print(OpenAI(base_url="{endpoint.base_url}/v1", api_key={key}).chat.completions'
-        f'.create(model="{model}", messages=[{{"role": "user", "content": "Hello"}}], max_tokens=64).choices[0].message.content)'
+        f'.create(model="{model}", messages=[{{"role": "user", "content": "Hello"}}], max_tokens=64)'
+        ".choices[0].message.content)"
     )
     return "\n".join(
         [

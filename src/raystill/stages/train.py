@@ -146,7 +146,7 @@ def _fit(
     errors: list[Exception] = []
     running = threading.Thread(target=_trained, args=(job, workers, context.scratch, errors), daemon=True)
     running.start()
-    shown = 0
+    shown: dict[str, Any] = {"step": 0, "tokens": 0}
     while running.is_alive():
         running.join(POLL_S)
         if context.stopping.is_set():
@@ -211,21 +211,26 @@ def _reason(errors: Sequence[Exception]) -> str:
     return f"{type(cause).__name__}: {str(cause).strip().splitlines()[-1] if str(cause).strip() else ''}"
 
 
-def _show(update: "board.Update", shown: int, trackers: Sequence[Tracker], context: Context) -> int:
-    """Tell the user and the trackers what is new; the last step shown."""
+def _show(
+    update: "board.Update", shown: dict[str, Any], trackers: Sequence[Tracker], context: Context
+) -> dict[str, Any]:
+    """Tell the user and the trackers what is new; the last row shown."""
     for line in update.lines:
         context.progress.say(line)
     for row in update.rows:
         # A resumed run starts further on, and after a lost worker some steps are done again.
-        if (done := row["step"] - shown) <= 0:
+        if (done := row["step"] - shown["step"]) <= 0:
             continue
-        shown = row["step"]
         scalars = {k: float(v) for k, v in row.items() if k not in ("step", "applied") and v is not None}
-        context.progress.advance(done, **{k: v for k, v in scalars.items() if k in ("loss", "learning_rate", "tokens")})
+        newest = {k: v for k, v in scalars.items() if k in ("loss", "learning_rate")}
+        # A resumed run's first row also counts what was learnt before it.
+        tokens = row["tokens"] - shown["tokens"] if done == 1 else 0
+        context.progress.advance(done, tokens=tokens, **newest)
         if not row["applied"]:
-            context.progress.say(f"step {shown} had no finite loss or gradient and was not applied")
+            context.progress.say(f"step {row['step']} had no finite loss or gradient and was not applied")
         for tracker in trackers:
-            tracker.log(shown, scalars)
+            tracker.log(row["step"], scalars)
+        shown = row
     return shown
 
 

@@ -1,4 +1,7 @@
-"""Build the one C++ op that DeepSpeed's CPU workers use, so that the first training need not: `python -m raystill.training.prebuild`."""
+"""Build the one C++ op that DeepSpeed's CPU workers use, so that the first training need not.
+
+python -m raystill.training.prebuild
+"""
 
 import contextlib
 import io

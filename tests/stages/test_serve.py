@@ -1,0 +1,121 @@
+"""serve: two real engines behind the real endpoint, asked as a user would, and nothing left afterwards."""
+
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from raystill import session
+from raystill.artifacts import Checkpoint
+from raystill.context import Context
+from raystill.errors import RecipeError, ResourceError
+from raystill.recipe import Compute, Serve
+from raystill.stages import serve
+
+pytestmark = pytest.mark.slow
+ASK = {"model": "student", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 8}
+
+
+class Silent:
+    """A view that shows nothing."""
+
+    def start(self, stage: str, total: int | None, unit: str) -> None:
+        pass
+
+    def advance(self, done: int = 1, **scalars: float) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Context]:
+    with session.ray_session(Compute()) as ensure:
+        ensure()
+        yield Context("", Compute(), Silent(), 0.05, tmp_path_factory.mktemp("scratch"))
+
+
+@pytest.fixture(scope="module")
+def endpoint(context: Context, tiny_model: Path) -> Iterator[serve.Endpoint]:
+    os.environ[serve.KEY] = "test-key"
+    models = {name: Checkpoint(str(tiny_model), name) for name in ("teacher", "student")}
+    with serve.serve(models, Serve(), context, port=0) as made:
+        yield made
+    del os.environ[serve.KEY]
+    engines = [p for p in psutil.process_iter(["cmdline"]) if "ServeReplica" in " ".join(p.info["cmdline"] or [])]
+    assert not engines
+
+
+def test_openais_client_works_unchanged(endpoint: serve.Endpoint) -> None:
+    from openai import OpenAI
+
+    client = OpenAI(base_url=f"{endpoint.base_url}/v1", api_key="test-key")
+    assert {m.id for m in client.models.list()} == {"teacher", "student"}
+    whole = client.chat.completions.create(**ASK)
+    assert whole.usage.completion_tokens <= 8
+    pieces = list(client.chat.completions.create(**ASK, stream=True, stream_options={"include_usage": True}))
+    assert pieces[-1].usage.completion_tokens == whole.usage.completion_tokens
+
+
+def test_without_its_key_nobody_is_answered(endpoint: serve.Endpoint) -> None:
+    assert httpx.post(f"{endpoint.base_url}/v1/chat/completions", json=ASK).status_code == 401
+    assert httpx.get(f"{endpoint.base_url}/health").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/docs", "/openapi.json", "/tokenize", "/detokenize"])
+def test_what_nobody_needs_is_off(endpoint: serve.Endpoint, path: str) -> None:
+    assert httpx.get(f"{endpoint.base_url}{path}", headers={"Authorization": "Bearer test-key"}).status_code == 404
+
+
+def test_an_unknown_model_is_a_404_in_openais_form(endpoint: serve.Endpoint) -> None:
+    headers = {"Authorization": "Bearer test-key"}
+    answer = httpx.post(f"{endpoint.base_url}/v1/chat/completions", json=ASK | {"model": "none"}, headers=headers)
+    assert answer.status_code == 404
+    assert "error" in answer.json()
+    assert "Traceback" not in answer.text
+
+
+def test_the_printed_lines_work_when_pasted(endpoint: serve.Endpoint) -> None:
+    _, curl, python = serve.usage(endpoint, "student").splitlines()
+    answered = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, check=True)
+    assert '"finish_reason"' in answered.stdout
+    command = shlex.split(python)
+    assert command[0] == "python"
+    subprocess.run([sys.executable, *command[1:]], capture_output=True, check=True)
+
+
+def test_memory_and_weights_are_told(endpoint: serve.Endpoint) -> None:
+    stats = endpoint.stats()["student"]
+    assert stats["weights_bytes"] > 100_000
+    assert stats["peak_memory_bytes"] > 100 << 20
+
+
+def test_a_taken_port_is_named(context: Context, tiny_model: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(ResourceError, match=f":{port} cannot be bound"),
+            serve.serve({"student": Checkpoint(str(tiny_model), "s")}, Serve(port=port), context),
+        ):
+            pass
+
+
+def test_an_open_address_without_key_is_refused(
+    context: Context, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(serve.KEY, raising=False)
+    with (
+        pytest.raises(RecipeError, match=f"export {serve.KEY}"),
+        serve.serve({"student": Checkpoint(str(tiny_model), "s")}, Serve(host="0.0.0.0"), context),
+    ):
+        pass

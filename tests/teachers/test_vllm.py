@@ -1,0 +1,86 @@
+"""The vLLM teacher with a real engine and a tiny random model, through Ray Data."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from raystill import artifacts, session
+from raystill.artifacts import Checkpoint, Manifest, Table
+from raystill.context import Context
+from raystill.errors import StageError
+from raystill.recipe import Compute, Teacher
+from raystill.records import Generation, Message, Prompt
+from raystill.stages import generate
+
+pytestmark = pytest.mark.slow
+
+
+class Silent:
+    """A view that shows nothing."""
+
+    def start(self, stage: str, total: int | None, unit: str) -> None:
+        pass
+
+    def advance(self, done: int = 1, **scalars: float) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    with session.ray_session(Compute()) as ensure:
+        ensure()
+        yield
+
+
+def generated(
+    root: Path, texts: list[str], model: Path, max_error_rate: float = 0.5, **teacher: object
+) -> list[Generation]:
+    rows = [
+        Prompt(f"r{i}", None, [Message("user", t)], None, "t", "f", "train", None, "{}") for i, t in enumerate(texts)
+    ]
+    url = str(root / "prepare")
+    part = artifacts.write_part(url, "train", Prompt, rows)
+    prompts = artifacts.commit(Table, url, Manifest("prompts", 1, "prepare", 1, "p", {}, {}, [part]))
+    block = Teacher.model_validate({"model": str(model), **teacher})
+    context = Context(str(root / "generate" / "g"), Compute(), Silent(), max_error_rate, root)
+    outcome = generate.generate(block, Checkpoint(str(model), "m"), prompts, context)
+    made = artifacts.commit(Table, context.url, Manifest("g", 1, "generate", 1, "g", {}, {}, list(outcome.files)))
+    return sorted(made.rows(Generation), key=lambda g: (g.id, g.sample_index))
+
+
+def test_samples_views_and_long_prompts(tiny_model: Path, tmp_path: Path) -> None:
+    asked = ["hello", "hello again", "long " * 600]
+    sampling = {"n": 2, "max_tokens": 6, "temperature": 1.0}
+    plain = generated(tmp_path / "plain", asked, tiny_model, sampling=sampling)
+    assert [(g.id, g.sample_index, g.error) for g in plain] == [
+        ("r0", 0, None), ("r0", 1, None), ("r1", 0, None), ("r1", 1, None),
+        ("r2", 0, "prompt longer than the teacher's context"),
+    ]  # fmt: skip
+    assert all(0 < g.output_tokens == len(g.completion_ids) <= 6 for g in plain if not g.error)
+    assert plain[0].completion_ids != plain[1].completion_ids
+    assert [m.role for m in plain[0].messages] == ["user"]
+
+    shots = [{"user": "a", "assistant": "b"}]
+    told = generated(tmp_path / "told", asked, tiny_model, sampling=sampling, system="You are kind.", examples=shots)
+    assert told[0].prompt_tokens > plain[0].prompt_tokens + 5
+    assert told[0].messages == plain[0].messages
+
+
+def test_an_engine_that_cannot_run_the_model_ends_the_run(tmp_path: Path) -> None:
+    from conftest import build_tiny_model
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    whole = build_tiny_model(tmp_path / "whole")
+    narrow = tmp_path / "narrow"
+    config = AutoConfig.from_pretrained(whole, num_attention_heads=4, num_key_value_heads=2, head_dim=16)
+    AutoModelForCausalLM.from_config(config).save_pretrained(narrow)
+    AutoTokenizer.from_pretrained(whole).save_pretrained(narrow)
+    if os.environ.get("CUDA_VISIBLE_DEVICES"):
+        pytest.skip("GPU kernels take heads of 16")
+    with pytest.raises(StageError, match="dies before its first answer"):
+        generated(tmp_path / "run", ["hello"], narrow)
