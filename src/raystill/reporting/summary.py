@@ -47,6 +47,7 @@ def summary(found: Findings) -> Report:
         "split": recipe.evaluate.split,
         "rows": comparison.rows,
         "confidence": CONFIDENCE,
+        "simulated": recipe.teacher.kind == "scripted",
         "student": first,
         "retention": None,
         "models": models,
@@ -66,8 +67,6 @@ def summary(found: Findings) -> Report:
     if first:
         shared = ("retention", "retention_interval", "speedup", "smaller")
         report |= {k: v for k, v in students[first].items() if k in shared}
-    if recipe.teacher.kind == "scripted":
-        report["simulated"] = True
     return report
 
 

@@ -35,7 +35,7 @@ def summary_table(report: Report) -> str:
         if student["retention"] is not None:
             kept = _with_interval(student, "retention").replace(figures.THIN, " ")
             lines.append(f"{name} keeps {kept} of the teacher's accuracy, over {report['rows']} rows")
-    if report.get("simulated"):
+    if report["simulated"]:
         lines.append("simulated: the scripted teacher answered, so these figures say nothing about a model")
     return "\n".join(lines)
 
