@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import json
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ from raystill.errors import Interrupted, ModelError, RaystillError, RecipeError,
 from raystill.noise import engine_log, telling_lines
 from raystill.recipe import Recipe
 from raystill.recipe_file import RecipeProblems
+from raystill.reporting.table import next_steps, summary_table
 from raystill.view import Lines, Screen, view
 
 
@@ -29,7 +31,10 @@ def run(path: str, *, compute: str | None = None, only: str | None = None) -> st
         raise RecipeProblems(problems)
     with _shown(located.recipe) as (progress, stopping):
         folder = pipeline.run(path, progress, stopping, compute, only)
-    return f"{only} is done; see it with: raystill status {path}" if folder is None else folder
+    if folder is None:
+        return f"{only} is done; see it with: raystill status {path}"
+    report = json.loads(storage.read(storage.join(folder, "report.json")))
+    return f"\n{summary_table(report)}\n\n{next_steps(path, folder)}"
 
 
 def serve(path: str, port: int | None) -> None:

@@ -44,7 +44,8 @@ def _blocks(annotation: Any) -> Iterator[tuple[type[Block], str]]:
         yield annotation, {Cut: " (cut)", Random: " (random)"}.get(annotation, "")
         return
     arguments = typing.get_args(annotation)
-    more = {dict: ".NAME", list: "[]"}.get(typing.get_origin(annotation) or object, "")
+    origin = typing.get_origin(annotation)
+    more = ".NAME" if origin is dict else "[]" if origin is list else ""
     for argument in arguments:
         for kind, inner in _blocks(argument):
             yield kind, more + inner

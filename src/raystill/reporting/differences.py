@@ -73,7 +73,7 @@ def mark(left: str, right: str) -> tuple[list[Piece], list[Piece]]:
 
 
 def _left(said: Said, left: str) -> str:
-    return said.answers[left] if left in said.answers else said.reference or ""
+    return said.answers.get(left, said.reference or "")
 
 
 def _loss(left: bool | None, right: bool | None) -> int:

@@ -64,12 +64,12 @@ def four(report: Report) -> list[Figure]:
         then, now = (_at(m, concurrency)["seconds_per_answer"] for m in (teacher, student))
         detail = f"{figures.seconds(then)} to {figures.seconds(now)} per answer, {_busy(concurrency)}"
         found.append(Figure(figures.times(max(ratio, 1 / ratio)), "faster" if ratio >= 1 else "slower", detail))
-    if ratio := _smaller(report):
+    if shrunk := _smaller(report):
         key = "parameters" if student["parameters"] and teacher.get("parameters") else "weights_bytes"
         show = figures.parameters if key == "parameters" else figures.size
         unit = " parameters" if key == "parameters" else " of weights"
         detail = f"{show(teacher[key])} to {show(student[key])}{unit}"
-        found.append(Figure(figures.times(max(ratio, 1 / ratio)), "smaller" if ratio >= 1 else "larger", detail))
+        found.append(Figure(figures.times(max(shrunk, 1 / shrunk)), "smaller" if shrunk >= 1 else "larger", detail))
     if (saved := _saved(report)) is not None:
         amounts = [figures.money(m["cost_per_1000_answers"], report["cost"]["currency"]) for m in (teacher, student)]
         detail = f"{amounts[0]} to {amounts[1]} per 1,000 answers"

@@ -37,13 +37,16 @@ SPEEDS: dict[str, tuple[str, Show]] = {
 }
 
 
+NOTHING = Markup("")
+
+
 @dataclass(frozen=True)
 class Cell:
     """A value, what qualifies it, and how it is drawn."""
 
     text: str
     small: str = ""
-    drawn: Markup = Markup("")
+    drawn: Markup = NOTHING
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ def _speeds(models: Mapping[str, Report]) -> list[Speed]:
 
 
 def _speed_lines(models: Mapping[str, Report], concurrency: int) -> list[Line]:
-    loads = [next((x for x in m["load"] if x["concurrency"] == concurrency), {}) for m in models.values()]
+    loads: list[Report] = [next((x for x in m["load"] if x["concurrency"] == concurrency), {}) for m in models.values()]
     return [
         Line(name, [Cell(show(load.get(key) or None)) for load in loads])
         for key, (name, show) in SPEEDS.items()

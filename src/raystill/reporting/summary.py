@@ -124,8 +124,8 @@ def _speedup(teacher: Model | None, student: Model) -> list[dict[str, float]]:
 
 def _smaller(teacher: Model | None, student: Model) -> dict[str, float | None]:
     return {
-        "parameters": _over(teacher and teacher.parameters, student.parameters),
-        "weights_bytes": _over(teacher and teacher.weights_bytes, student.weights_bytes),
+        "parameters": _over(teacher.parameters if teacher else None, student.parameters),
+        "weights_bytes": _over(teacher.weights_bytes if teacher else None, student.weights_bytes),
     }
 
 

@@ -58,8 +58,10 @@ def _with_interval(entry: Report, name: str) -> str:
 
 
 def _alone(model: Report, key: str) -> Any:
-    return min(model.get("load", []), key=lambda load: load["concurrency"], default={}).get(key)
+    loads: list[Report] = model.get("load", [])
+    return min(loads, key=lambda load: load["concurrency"])[key] if loads else None
 
 
 def _busiest(model: Report, key: str) -> Any:
-    return max(model.get("load", []), key=lambda load: load["concurrency"], default={}).get(key)
+    loads: list[Report] = model.get("load", [])
+    return max(loads, key=lambda load: load["concurrency"])[key] if loads else None

@@ -1,7 +1,9 @@
 """Checkpoints of a run in progress: a folder of every worker's files, and a manifest with their sha256 written last.
 
-    <url>/step-00000200.<attempt>/…DeepSpeed's files…
-    <url>/step-00000200.<attempt>/manifest.json      its presence means complete
+    <url>/step-00000200.<attempt>.<save>/…DeepSpeed's files…
+    <url>/step-00000200.<attempt>.<save>/manifest.json      its presence means complete
+
+An attempt is one driver's run. Each save has a name of its own, since a run that lost a worker comes by a step again.
 
 DeepSpeed's own `latest` file is not used: it is written in place and says nothing about completeness. A checkpoint that is
 torn or damaged is passed over and the one before it taken. Reading one runs pickle, so only files whose checksum the
@@ -12,6 +14,7 @@ import dataclasses
 import json
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +61,9 @@ def save(
     write: Callable[[str], None],
 ) -> None:
     """Store a checkpoint; every worker calls it, `write(folder)` writes that worker's files. Then drop old ones."""
-    name = f"step-{step:08d}.{attempt}"
+    unique = [uuid.uuid4().hex[:8]]
+    dist.broadcast_object_list(unique, src=0)
+    name = f"step-{step:08d}.{attempt}.{unique[0]}"
     folder = storage.join(url, name)
     rank = dist.get_rank()
     if storage.is_s3(url):
@@ -87,6 +92,8 @@ def latest(url: str, layout: Layout, say: Callable[[str], None]) -> Saved | None
         saved = _load(url, name)
         if saved is None or not _whole(url, saved):
             say(f"checkpoint {name} is incomplete or damaged; the one before it is used")
+            if saved:
+                release(url, saved)
             continue
         if saved.layout != layout:
             raise ResourceError(
@@ -107,10 +114,16 @@ def fetch(url: str, saved: Saved) -> str:
     return str(storage.download(folder, _cache(saved.name)))
 
 
+def release(url: str, saved: Saved) -> None:
+    """Remove this machine's copy, once all of its workers have read it."""
+    if storage.is_s3(url):
+        shutil.rmtree(_cache(saved.name), ignore_errors=True)
+
+
 def forget(url: str, attempts: Collection[str]) -> None:
     """Remove the checkpoints of some attempts: their run is finished. Those of a run beside it stay."""
     for name in _names(url):
-        if name.partition(".")[2] in attempts:
+        if _attempt(name) in attempts:
             discard(storage.join(url, name))
 
 
@@ -132,6 +145,10 @@ def _share(folder: Path, rank: int, workers: int) -> list[File]:
 def _names(url: str) -> set[str]:
     below = (e.url.removeprefix(url.rstrip("/") + "/") for e in storage.entries(url))
     return {path.split("/")[0] for path in below if path.startswith("step-")}
+
+
+def _attempt(name: str) -> str:
+    return name.split(".")[1]
 
 
 def _load(url: str, name: str) -> Saved | None:
@@ -158,9 +175,9 @@ def _cache(name: str) -> Path:
 
 
 def _prune(url: str, attempt: str) -> None:
-    ours = sorted(name for name in _names(url) if name.partition(".")[2] == attempt)
+    ours = sorted(name for name in _names(url) if _attempt(name) == attempt)
     for name in ours[:-KEEP]:
         discard(storage.join(url, name))
 
 
-__all__ = ["TAG", "Layout", "Saved", "discard", "fetch", "forget", "latest", "save"]
+__all__ = ["TAG", "Layout", "Saved", "discard", "fetch", "forget", "latest", "release", "save"]

@@ -263,6 +263,8 @@ def resume(worker: Worker) -> tuple[list[dict[str, Any]], int, list[str]]:
     if worker.rank == 0:
         job.board.say.remote(f"training goes on after step {found.step}")
     path, _ = worker.engine.load_checkpoint(checkpoints.fetch(url, found), tag=checkpoints.TAG)
+    dist.barrier()
+    checkpoints.release(url, found)
     if path is None:
         raise StageError(f"DeepSpeed cannot load checkpoint {found.name}; remove {url} to train from the beginning")
     return list(found.curve), int(found.state["tokens"]), sorted({*found.state["attempts"], job.attempt})
