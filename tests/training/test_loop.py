@@ -1,5 +1,6 @@
 import math
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ def test_learning_rate_warms_up_then_falls_to_zero() -> None:
     rates = [loop.learning_rate(train, step, 10) for step in range(10)]
     assert rates[:3] == [0.5, 1.0, 1.0]
     assert rates[6] == pytest.approx(0.5)
-    assert all(a > b for a, b in zip(rates[2:], rates[3:], strict=False))
+    assert all(a > b for a, b in pairwise(rates[2:]))
     assert loop.learning_rate(train.model_copy(update={"schedule": "constant"}), 9, 10) == 1.0
 
 
