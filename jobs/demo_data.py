@@ -31,6 +31,7 @@ PRODUCTS = (
     "kettle", "keyboard", "mirror", "office chair", "picture frame", "rain jacket", "rug", "sewing machine",
     "speaker", "suitcase", "tent", "toaster", "vacuum cleaner", "wall clock", "water bottle", "yoga mat",
 )  # fmt: skip
+LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"  # without those that look like digits
 NAMES = ("Ana", "Ben", "Chen", "Dana", "Emil", "Farah", "Goran", "Hana", "Ivo", "June", "Kofi", "Lena", "Mira", "Noor")
 
 
@@ -171,8 +172,8 @@ FACTS = (
 )
 
 HOUSE = "Order {order}, your {product} of {date}: {answer}."
-STYLE = r"Order #\d{6}, your [a-z ]+ of \d{1,2} [A-Z][a-z]+: [a-z ]+\."
-FACT_PATTERNS = [r"#\d+", r"(?<=, your )[a-z ]+(?= of )", r"\d{1,2} [A-Z][a-z]+", r"(?<=: )[a-z ]+"]
+STYLE = r"Order #[A-Z]\d\d[A-Z], your [a-z ]+ of \d{1,2} [A-Z][a-z]+: [a-z ]+\."
+FACT_PATTERNS = [r"#\w+", r"(?<=, your )[a-z ]+(?= of )", r"\d{1,2} [A-Z][a-z]+", r"(?<=: )[a-z ]+"]
 
 USER, ASSISTANT, SYSTEM, END, PAD = "<|user|>", "<|assistant|>", "<|system|>", "<|end|>", "<|pad|>"
 CHAT_TEMPLATE = (
@@ -186,10 +187,14 @@ def _spoken_date(rng: random.Random, day: int, month: str) -> str:
     return rng.choice((f"{day} {month}", f"{day} {month}", f"{month} {day}", f"the {day}{suffix} of {month}"))
 
 
+def _order_number(rng: random.Random) -> str:
+    return f"#{rng.choice(LETTERS)}{rng.randrange(10, 100)}{rng.choice(LETTERS)}"
+
+
 def _message(rng: random.Random, topic: Topic, order: str, product: str, day: int, month: str) -> str:
     """One customer's message: opener, facts and complaint in either order, closer; some customers skip capitals."""
     facts = rng.choice(FACTS).format(
-        order=rng.choice((f"#{order}", f"#{order}", order)),
+        order=order,
         product=product,
         a_product=f"{'an' if product[0] in 'aeiou' else 'a'} {product}",
         date=_spoken_date(rng, day, month),
@@ -199,7 +204,7 @@ def _message(rng: random.Random, topic: Topic, order: str, product: str, day: in
         body.reverse()
     closer = rng.choice(CLOSERS).format(name=rng.choice(NAMES))
     text = " ".join(part for part in (rng.choice(OPENERS), *body, closer) if part)
-    return text.lower() if rng.random() < 0.1 else text
+    return text.lower().replace(order.lower(), order) if rng.random() < 0.1 else text
 
 
 def _rows(rng: random.Random) -> Iterator[dict[str, Any]]:
@@ -207,14 +212,14 @@ def _rows(rng: random.Random) -> Iterator[dict[str, Any]]:
     seen: set[object] = set()
     while True:
         topic, product = rng.choice(TOPICS), rng.choice(PRODUCTS)
-        day, month, order = rng.randint(1, 28), rng.choice(MONTHS), f"{rng.randrange(10**5, 10**6)}"
+        day, month, order = rng.randint(1, 28), rng.choice(MONTHS), _order_number(rng)
         combination = (topic, product, day, month)
         if order in seen or combination in seen:
             continue
         seen |= {order, combination}
-        facts = {"order": f"#{order}", "product": product, "date": f"{day} {month}", "answer": topic.answer}
+        facts = {"order": order, "product": product, "date": f"{day} {month}", "answer": topic.answer}
         yield {
-            "id": f"ticket-{order}",
+            "id": f"ticket-{order[1:]}",
             "prompt": _message(rng, topic, order, product, day, month),
             "reference": HOUSE.format(**facts),
             "must_include": list(facts.values()),

@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from raystill import noise, view
@@ -18,12 +19,19 @@ def test_plain_lines_have_done_rates_and_rejects() -> None:
         progress.advance(2, loss=0.25)
         progress.say("a line")
     text = out.getvalue()
-    assert "generate ..." in text and "4/4 units" in text and "tokens/s" in text and "4 rejects" in text
+    assert "generate ..." in text and "4/4 units" in text and "4 rejects" in text
     assert "loss 0.25" in text and "a line" in text
 
 
 def test_a_stage_without_total_has_no_time_left() -> None:
     assert "left" not in view.Stage("serve", None, "models", done=1).line()
+
+
+def test_rates_are_shown_once_they_mean_something() -> None:
+    stage = view.Stage("generate", 4, "units", started=time.monotonic() - 10)
+    stage.add(2, {"tokens": 1000.0})
+    assert "100 tokens/s" in stage.line()
+    assert "tokens/s" not in view.Stage("generate", 4, "units", sums={"tokens": 1000.0}).line()
 
 
 def test_a_running_stage_says_what_is_left() -> None:

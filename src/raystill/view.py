@@ -15,6 +15,8 @@ from rich.text import Text
 
 PLAIN_EVERY_S = 10.0
 """Time between two plain lines of one stage: a log should stay readable."""
+RATE_AFTER_S = 1.0
+"""A stage's age before its rates mean anything."""
 SHOWN = ("loss", "validation_loss", "learning_rate")
 """Scalars whose newest value is shown; all others add up."""
 
@@ -48,7 +50,7 @@ class Stage:
             f"{self.done}/{self.total} {self.unit}" if self.total else (f"{self.done} {self.unit}" if self.done else "")
         ]
         for name in ("rows", "tokens"):
-            if self.sums.get(name):
+            if self.sums.get(name) and elapsed_s >= RATE_AFTER_S:
                 parts.append(f"{self.sums[name] / elapsed_s:,.0f} {name}/s")
         for name in ("rejects", "reused"):
             if self.sums.get(name):

@@ -16,6 +16,11 @@ def percents(interval: Sequence[float] | None) -> str:
     return NONE if interval is None else f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}"
 
 
+def points(difference: float) -> str:
+    """A difference of two shares, in percentage points with its sign."""
+    return f"{100 * difference:+.1f}".replace("-", "−")
+
+
 def metric(name: str, value: float | None) -> str:
     """A metric's value: BLEU in points, all others as shares."""
     if name == "bleu":

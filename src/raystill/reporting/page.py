@@ -30,7 +30,7 @@ SPEEDS: dict[str, tuple[str, Show]] = {
     "ttft_s": ("Time to first token", figures.seconds),
     "time_per_output_token_s": ("Time per further token", figures.seconds),
     "seconds_per_answer": ("Time per answer", figures.seconds),
-    "seconds_per_answer_p95": ("Time per answer, slowest 5 %", figures.seconds),
+    "seconds_per_answer_p95": ("Time per answer, 95th percentile", figures.seconds),
     "output_tokens_per_s": ("Tokens per second", figures.rate),
     "answers_per_s": ("Answers per second", figures.rate),
     "peak_memory_bytes": ("Peak memory", figures.size),
@@ -106,7 +106,7 @@ def _quality(key: str, model: Report) -> Cell:
 def _sizes(report: Report, models: Mapping[str, Report]) -> list[Line]:
     currency = report["cost"]["currency"]
     shown: dict[str, tuple[str, Show]] = {
-        "parameters": ("Parameters", figures.parameters),
+        "parameters": ("Parameters", figures.short),
         "weights_bytes": ("Weights", figures.size),
         "cost_per_1000_answers": ("Cost of 1,000 answers", lambda v: figures.money(v, currency)),
     }
@@ -149,7 +149,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "percent": figures.percent,
-        "percents": figures.percents,
+        "points": figures.points,
         "seconds": figures.seconds,
         "size": figures.size,
         "parameters": figures.parameters,

@@ -76,7 +76,7 @@ def _compared(recipe: Recipe, made: Line, prompts: list[Prompt], answers: Mappin
 
 
 def _model(recipe: Recipe, name: str, model: Checkpoint, loads: Table | None) -> Model:
-    role: Role = "teacher" if name == "teacher" else "baseline" if name.endswith("baseline") else "student"
+    role: Role = "teacher" if name == "teacher" else "student" if name in recipe.all_students() else "baseline"
     return Model(
         name=name,
         role=role,
