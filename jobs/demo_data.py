@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 SEED = 20
-TRAIN_ROWS = 12000
+TRAIN_ROWS = 8000
 TEST_ROWS = 300
 VOCABULARY = 1024
 
@@ -31,7 +31,6 @@ PRODUCTS = (
     "kettle", "keyboard", "mirror", "office chair", "picture frame", "rain jacket", "rug", "sewing machine",
     "speaker", "suitcase", "tent", "toaster", "vacuum cleaner", "wall clock", "water bottle", "yoga mat",
 )  # fmt: skip
-LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"  # without those that look like digits
 NAMES = ("Ana", "Ben", "Chen", "Dana", "Emil", "Farah", "Goran", "Hana", "Ivo", "June", "Kofi", "Lena", "Mira", "Noor")
 
 
@@ -172,7 +171,7 @@ FACTS = (
 )
 
 HOUSE = "Order {order}, your {product} of {date}: {answer}."
-STYLE = r"Order #[A-Z]\d\d[A-Z], your [a-z ]+ of \d{1,2} [A-Z][a-z]+: [a-z ]+\."
+STYLE = r"Order #[A-M]\d\d[N-Z], your [a-z ]+ of \d{1,2} [A-Z][a-z]+: [a-z ]+\."
 FACT_PATTERNS = [r"#\w+", r"(?<=, your )[a-z ]+(?= of )", r"\d{1,2} [A-Z][a-z]+", r"(?<=: )[a-z ]+"]
 
 USER, ASSISTANT, SYSTEM, END, PAD = "<|user|>", "<|assistant|>", "<|system|>", "<|end|>", "<|pad|>"
@@ -188,7 +187,8 @@ def _spoken_date(rng: random.Random, day: int, month: str) -> str:
 
 
 def _order_number(rng: random.Random) -> str:
-    return f"#{rng.choice(LETTERS)}{rng.randrange(10, 100)}{rng.choice(LETTERS)}"
+    """Such as #C47T: letters are of either half of the alphabet, and numbers no days, so each piece is known by itself."""
+    return f"#{rng.choice('ABCDEFGHJKLM')}{rng.randrange(30, 100)}{rng.choice('NPRSTUVWXYZ')}"
 
 
 def _message(rng: random.Random, topic: Topic, order: str, product: str, day: int, month: str) -> str:
@@ -236,7 +236,7 @@ def rows(seed: int = SEED) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 
 def _write_model(folder: Path, texts: list[str]) -> None:
-    """A tokenizer for `texts` and the shape of a small Llama. Digits come in pairs: an order is three tokens to copy."""
+    """A tokenizer for `texts` and the shape of a small Llama. Digits come in pairs: an order is three tokens."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, PreTrainedTokenizerFast
 
@@ -270,10 +270,10 @@ def _write_model(folder: Path, texts: list[str]) -> None:
         architectures=["LlamaForCausalLM"],
         vocab_size=len(fast),
         hidden_size=256,
-        intermediate_size=768,
+        intermediate_size=1024,
         num_hidden_layers=2,
-        num_attention_heads=8,
-        num_key_value_heads=8,
+        num_attention_heads=2,
+        num_key_value_heads=2,
         head_dim=32,  # the smallest that vLLM's CPU attention takes
         max_position_embeddings=256,
         rope_parameters={"rope_type": "default", "rope_theta": 1000.0},
