@@ -94,8 +94,29 @@ def test_an_answer_has_its_text_usage_and_times(server: Server) -> None:
         (200, {}, events(chunk("Hel"), '{"choices": [')),
         (200, {}, events(chunk("Hello", "stop"))),
         (200, {}, b'{"error": {"message": "not a stream"}}'),
+        (429, {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, b""),
+        (503, {"Retry-After": "soon"}, b""),
+        (200, {}, events(["no chunk"])),
+        (200, {}, events({"choices": [{"delta": "text"}]})),
+        (200, {}, events(chunk("Hello", "stop"), {"choices": [], "usage": {"prompt_tokens": 3}})),
+        (200, {"Content-Encoding": "gzip"}, b"not gzip"),
     ],
-    ids=["429", "500-html", "503", "error-in-stream", "cut", "broken-json", "no-usage", "error-body"],
+    ids=[
+        "429",
+        "500-html",
+        "503",
+        "error-in-stream",
+        "cut",
+        "broken-json",
+        "no-usage",
+        "error-body",
+        "past-date",
+        "no-date",
+        "list",
+        "no-delta",
+        "half-usage",
+        "not-gzip",
+    ],
 )
 def test_what_may_pass_is_tried_again(server: Server, fault: tuple[int, dict[str, str], bytes]) -> None:
     assert ask(server, fault, fault, (200, {}, GOOD)).text == "Hello"
@@ -134,6 +155,43 @@ def test_nobody_listening_is_a_failure_of_the_request(server: Server, monkeypatc
 
     with pytest.raises(RequestFailed, match="ConnectError"):
         asyncio.run(go())
+
+
+def test_an_answer_that_drips_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ATTEMPTS", 1)
+    released = threading.Event()
+
+    def drip(handler: Handler) -> None:
+        handler.rfile.read(int(handler.headers["Content-Length"]))
+        handler.send_response(200)
+        handler.end_headers()
+        while not released.wait(0.02):
+            handler.wfile.write(events(chunk("x"), done=False))
+
+    monkeypatch.setattr(Handler, "do_POST", drip)
+
+    async def go() -> Reply:
+        async with Client(f"http://127.0.0.1:{server.server_address[1]}", timeout_s=0.3) as client:
+            return await client.chat("student", ASKED, 16)
+
+    try:
+        with pytest.raises(RequestFailed, match="no whole answer in"):
+            asyncio.run(go())
+    finally:
+        released.set()
+
+
+def test_a_url_may_end_in_v1_and_a_local_one_passes_by_the_proxy(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    server.script = [(200, {}, GOOD)]
+
+    async def go() -> Reply:
+        async with Client(f"http://127.0.0.1:{server.server_address[1]}/v1") as client:
+            return await client.chat("student", ASKED, 16)
+
+    assert asyncio.run(go()).text == "Hello"
 
 
 def test_a_stream_gives_its_pieces(server: Server) -> None:

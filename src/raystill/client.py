@@ -6,6 +6,8 @@ Prompts, answers and keys stay out of every message.
 """
 
 import asyncio
+import datetime
+import email.utils
 import json
 import random
 import time
@@ -25,6 +27,8 @@ BACKOFF_S = 0.5
 LONGEST_WAIT_S = 60.0
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 """Statuses that may be gone at the next attempt."""
+LOCAL = ("127.0.0.1", "localhost", "[::1]")
+"""Hosts asked directly even where HTTP_PROXY is set: a proxy elsewhere cannot reach them and must not see the key."""
 
 
 class RequestFailed(Exception):
@@ -58,17 +62,22 @@ class _Passing(Exception):
 
 
 class Client:
-    """Requests to one endpoint, over one connection pool. Use it as an async context manager."""
+    """Requests to one endpoint, over one connection pool. Use it as an async context manager.
+
+    base_url may end in /v1 or not; timeout_s bounds each attempt of `chat` as a whole, and each silence of `stream`.
+    """
 
     def __init__(self, base_url: str, key: str | None = None, timeout_s: float = 300.0) -> None:
+        self.timeout_s = timeout_s
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
         self._http = httpx.AsyncClient(
-            base_url=base_url.rstrip("/") + "/",
+            base_url=base_url.rstrip("/").removesuffix("/v1") + "/",
             headers=headers,
             timeout=timeout_s,
             limits=limits,
             follow_redirects=False,
+            mounts={f"all://{host}": None for host in LOCAL},
         )
 
     async def __aenter__(self) -> Self:
@@ -90,8 +99,8 @@ class Client:
             except _Passing as e:
                 if attempt == ATTEMPTS:
                     raise RequestFailed(str(e)) from None
-                backoff_s = BACKOFF_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
-                await asyncio.sleep(min(LONGEST_WAIT_S, e.wait_s if e.wait_s is not None else backoff_s))
+                wait_s = BACKOFF_S * 2 ** (attempt - 1) if e.wait_s is None else e.wait_s
+                await asyncio.sleep(min(LONGEST_WAIT_S, wait_s) * random.uniform(1.0, 1.5))
         raise AssertionError("unreachable")
 
     async def stream(
@@ -109,13 +118,17 @@ class Client:
         pieces: list[str] = []
         finish_reason, usage, ttft_s = None, None, 0.0
         started = time.perf_counter()
-        async for chunk in self._chunks(body):
-            usage = chunk.get("usage") or usage
-            if piece := _piece(chunk):
-                ttft_s = ttft_s or time.perf_counter() - started
-                pieces.append(piece)
-            if choices := chunk.get("choices"):
-                finish_reason = choices[0].get("finish_reason") or finish_reason
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                async for chunk in self._chunks(body):
+                    usage = chunk.get("usage") or usage
+                    if piece := _piece(chunk):
+                        ttft_s = ttft_s or time.perf_counter() - started
+                        pieces.append(piece)
+                    if choices := chunk.get("choices"):
+                        finish_reason = choices[0].get("finish_reason") or finish_reason
+        except TimeoutError:
+            raise _Passing(f"no whole answer in {self.timeout_s:g} s") from None
         elapsed_s = time.perf_counter() - started
         if finish_reason is None or usage is None:
             raise _Passing("the answer has no end or no usage")
@@ -141,10 +154,10 @@ class Client:
                     if data == "[DONE]":
                         return
                     chunk = json.loads(data)
-                    if not isinstance(chunk, dict) or "error" in chunk:
+                    if not _is_chunk(chunk):
                         raise _Passing("the stream holds an error")
                     yield chunk
-        except httpx.TransportError as e:
+        except httpx.RequestError as e:
             raise _Passing(type(e).__name__) from e
         except json.JSONDecodeError:
             raise _Passing("the stream holds broken JSON") from None
@@ -156,9 +169,38 @@ def _failure(response: httpx.Response) -> Exception:
     if status in (401, 403):
         return Refused(f"{response.url.host} refuses the key ({status}); set the right one and run again")
     if status in PASSING:
-        after = response.headers.get("Retry-After", "")
-        return _Passing(f"HTTP {status}", float(after) if after.replace(".", "", 1).isdigit() else None)
+        return _Passing(f"HTTP {status}", _retry_after_s(response.headers.get("Retry-After", "")))
     return RequestFailed(f"HTTP {status}")
+
+
+def _retry_after_s(header: str) -> float | None:
+    """Seconds that Retry-After asks for, as a number or as a date; None when it says neither."""
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        at = email.utils.parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    if at.tzinfo is None:
+        return None
+    return max(0.0, (at - datetime.datetime.now(datetime.UTC)).total_seconds())
+
+
+def _is_chunk(value: Any) -> bool:
+    """Whether this JSON has a chunk's shape, so that a broken server fails one request and not the run."""
+    if not isinstance(value, dict) or "error" in value:
+        return False
+    usage, choices = value.get("usage"), value.get("choices") or []
+    counted = usage is None or (
+        isinstance(usage, dict) and all(isinstance(usage.get(k), int) for k in ("prompt_tokens", "completion_tokens"))
+    )
+    return (
+        counted
+        and isinstance(choices, list)
+        and all(isinstance(c, dict) and isinstance(c.get("delta") or {}, dict) for c in choices)
+    )
 
 
 def _body(

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from raystill.serving.guard import DEEPEST, Guard
+from raystill.serving.guard import DEEPEST, App, Guard
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
@@ -17,9 +17,9 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def ask(method: str, path: str, key: str | None = "right", **request: Any) -> httpx.Response:
+def ask(method: str, path: str, key: str | None = "right", app: App = echo, **request: Any) -> httpx.Response:
     async def go() -> httpx.Response:
-        transport = httpx.ASGITransport(Guard(echo, key, max_body_bytes=2000, max_tokens=100))
+        transport = httpx.ASGITransport(Guard(app, key, max_body_bytes=2000, max_tokens=100))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return await client.request(method, path, **request)
 
@@ -64,10 +64,23 @@ def nested(depth: int) -> Any:
         (b"not json", 400, "not JSON"),
         (b"[]", 400, "not a JSON object"),
         (nested(DEEPEST + 1), 400, "nested deeper"),
-        ({"n": 1000}, 400, "'n' is above 8"),
-        ({"max_tokens": 101}, 400, "'max_tokens' is above 100"),
-        ({"max_completion_tokens": 1e12}, 400, "'max_completion_tokens' is above 100"),
+        ({"n": 1000}, 400, "'n' is not a number from 0 to 8"),
+        ({"n": "1000"}, 400, "'n' is not a number from 0 to 8"),
+        ({"max_tokens": 101}, 400, "'max_tokens' is not a number from 0 to 100"),
+        ({"max_completion_tokens": 1e12}, 400, "'max_completion_tokens' is not a number from 0 to 100"),
+        (b'{"max_tokens": NaN}', 400, "'max_tokens' is not"),
         ({"logprobs": 10_000}, 400, "'logprobs'"),
+        ({"prompt_logprobs": -1}, 400, "'prompt_logprobs'"),
+        ({"prompt": ["a"] * 9, "n": 8}, 400, "prompts times 'n'"),
+        ({"bad_words": ["a"] * 100}, 400, "'bad_words' has more"),
+        ({"use_beam_search": True}, 400, "'use_beam_search' is not accepted"),
+        ({"response_format": {"type": "json_schema", "json_schema": {}}}, 400, "'response_format' may only be"),
+        ({"tool_choice": "required"}, 400, "'tool_choice' may only be"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}]},
+            400,
+            "only text parts",
+        ),
         ({"stop": ["a"] * 40}, 400, "'stop' has more"),
         ({"chat_template": "{{ ''.__class__ }}"}, 400, "'chat_template' is not accepted"),
     ],
@@ -77,6 +90,27 @@ def test_a_request_without_bound_is_refused_in_openais_form(body: Any, status: i
     answer = ask("POST", CHAT, headers=BEARER, content=content)
     assert answer.status_code == status
     assert says in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}], "logprobs": True},
+        {"prompt": [1, 2, 3] * 50, "n": 8, "logprobs": 5},
+        {"response_format": {"type": "json_object"}, "tool_choice": "auto", "stop": ["a"], "max_tokens": None},
+    ],
+)
+def test_what_openais_client_sends_passes(body: Any) -> None:
+    assert ask("POST", CHAT, headers=BEARER, json=body).json() == body
+
+
+def test_a_full_queue_says_when_to_come_again() -> None:
+    async def full(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 503, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    answer = ask("POST", CHAT, headers=BEARER, json={}, app=full)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
 
 
 def test_a_body_without_declared_length_is_bounded_too() -> None:

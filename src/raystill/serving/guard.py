@@ -1,6 +1,7 @@
 """What stands before the endpoint: bearer key, size and sense of each request. Pure ASGI, no Ray.
 
-It answers in OpenAI's error form and never repeats what was sent. /health alone needs no key.
+It answers in OpenAI's error form and never repeats what was sent. /health alone needs no key. It bounds what one request
+may cost, and leaves whether a field makes sense to the engine.
 """
 
 import hmac
@@ -15,11 +16,21 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MOST = {"n": 8, "best_of": 8, "logprobs": 20, "top_logprobs": 20, "prompt_logprobs": 0}
 """Largest value of request fields whose cost grows with them."""
-MOST_STOPS = 16
+MOST_LISTED = {"stop": 16, "stop_token_ids": 64, "bad_words": 64, "logit_bias": 300, "tools": 128}
+"""Longest list or map: each entry costs at every token."""
+MOST_ANSWERS = 32
+"""Answers that one request may ask for, its prompts times n: it counts as one against max_ongoing."""
 DEEPEST = 32
 """Deepest nesting of a request: a chat with tool schemas stays far below."""
-REFUSED = ("chat_template", "chat_template_kwargs", "mm_processor_kwargs", "structured_outputs", "vllm_xargs")
-"""Fields by which a caller would run a template or a grammar of their own in the server."""
+REFUSED = (
+    "chat_template", "chat_template_kwargs", "mm_processor_kwargs", "media_io_kwargs", "prompt_embeds",
+    "structured_outputs", "kv_transfer_params", "vllm_xargs", "use_beam_search",
+)  # fmt: skip
+"""Fields by which a caller would run a template, a grammar, a search or tensors of their own in the server."""
+GRAMMAR_FREE = {"response_format": (None, "text", "json_object"), "tool_choice": (None, "none", "auto")}
+"""What these fields may say: anything else compiles a grammar that the caller wrote."""
+RETRY_AFTER = b"1"
+"""Seconds after which a request that found the queue full may come again: a short answer's time."""
 
 
 class Rejected(Exception):
@@ -59,7 +70,14 @@ class Guard:
             replayed = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        await self.app(scope, replay, send)
+        async def answer(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start" and message["status"] in (429, 503):
+                named = {name.lower() for name, _ in message.get("headers", [])}
+                if b"retry-after" not in named:
+                    message["headers"] = [*message.get("headers", []), (b"retry-after", RETRY_AFTER)]
+            await send(message)
+
+        await self.app(scope, replay, answer)
 
     def _authorize(self, scope: Scope) -> None:
         if self.key is None:
@@ -96,13 +114,43 @@ def check(body: bytes, max_tokens: int) -> None:
     for field in REFUSED:
         if request.get(field):
             raise Rejected(400, f"'{field}' is not accepted by this server")
-    for field, most in (*MOST.items(), ("max_tokens", max_tokens), ("max_completion_tokens", max_tokens)):
+    for field, allowed in GRAMMAR_FREE.items():
         value = request.get(field)
-        if isinstance(value, int | float) and not isinstance(value, bool) and value > most:
-            raise Rejected(400, f"'{field}' is above {most}")
-    stop = request.get("stop")
-    if isinstance(stop, list) and len(stop) > MOST_STOPS:
-        raise Rejected(400, f"'stop' has more than {MOST_STOPS} texts")
+        if (value.get("type") if isinstance(value, dict) else value) not in allowed:
+            raise Rejected(400, f"'{field}' may only be {' or '.join(str(a) for a in allowed[1:])} on this server")
+    for field, most in (*MOST.items(), ("max_tokens", max_tokens), ("max_completion_tokens", max_tokens)):
+        _bound(field, request.get(field), most)
+    for field, most in MOST_LISTED.items():
+        value = request.get(field)
+        if isinstance(value, list | dict) and len(value) > most:
+            raise Rejected(400, f"'{field}' has more than {most} entries")
+    if _prompts(request.get("prompt")) * (request.get("n") or 1) > MOST_ANSWERS:
+        raise Rejected(400, f"prompts times 'n' are above {MOST_ANSWERS}; send several requests")
+    _text_only(request.get("messages"))
+
+
+def _bound(field: str, value: Any, most: int) -> None:
+    """A number in range, or nothing; text is refused because the engine would read it as a number."""
+    if value is None or isinstance(value, bool):  # chat's logprobs is true or false
+        return
+    if not isinstance(value, int | float) or not 0 <= value <= most:
+        raise Rejected(400, f"'{field}' is not a number from 0 to {most}")
+
+
+def _prompts(prompt: Any) -> int:
+    """How many prompts a completion asks for: a list of token ids is one."""
+    if isinstance(prompt, list) and not all(isinstance(token, int) for token in prompt):
+        return len(prompt)
+    return 1
+
+
+def _text_only(messages: Any) -> None:
+    """Raise Rejected for images, sound and files: the server would fetch or decode what the caller names."""
+    for message in messages if isinstance(messages, list) else []:
+        content = message.get("content") if isinstance(message, dict) else None
+        for part in content if isinstance(content, list) else []:
+            if not isinstance(part, dict) or part.get("type") not in ("text", "refusal"):
+                raise Rejected(400, "only text parts are accepted in 'content'")
 
 
 def _depth(value: Any) -> int:
