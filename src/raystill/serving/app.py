@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import psutil
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse
 from ray import serve
 from ray.llm._internal.serve.core.configs.openai_api_models import to_model_metadata
 from ray.llm._internal.serve.core.ingress.ingress import init
@@ -18,6 +19,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.llm import LLMConfig, build_llm_deployment
 from ray.serve.llm.deployment import LLMServer
 from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
+from starlette.exceptions import HTTPException
 
 from raystill import engine
 from raystill.serving.guard import Guard
@@ -80,8 +82,16 @@ def _fastapi(args: dict[str, Any]) -> FastAPI:
     app.router.routes = [r for r in app.router.routes if getattr(r, "path", "") not in _DOCS]
     app.add_middleware(Guard, key=args["key"], max_body_bytes=args["max_body_bytes"], max_tokens=args["max_tokens"])
 
+    app.add_exception_handler(HTTPException, in_openais_form)
     app.get("/health")(health)
     return app
+
+
+def in_openais_form(_request: Request, error: Exception) -> JSONResponse:
+    """FastAPI's own errors, such as an unknown model's 404, as OpenAI's clients read them."""
+    assert isinstance(error, HTTPException)
+    body = {"message": str(error.detail), "type": "invalid_request_error", "code": error.status_code, "param": None}
+    return JSONResponse({"error": body}, error.status_code)
 
 
 def health() -> dict[str, str]:
