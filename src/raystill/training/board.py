@@ -53,6 +53,10 @@ class Board:
         update, self._update = self._update, Update()
         return update
 
+    def stopping(self) -> bool:
+        """Whether the run should stop."""
+        return self._stopping
+
     def ask_stop(self) -> None:
         """Let the workers stop after their step."""
         self._stopping = True

@@ -83,6 +83,9 @@ def fit(job: Job) -> None:
     began = time.perf_counter() - (curve[-1]["elapsed_s"] if curve else 0.0)
     skipped = 0
     posted: Any = None
+    if worker.rank == 0:
+        posted = job.board.stopping.remote()
+        ray.wait([posted])  # Ctrl-C while workers were starting ends the run after its first step
     for step in range(len(curve), total):
         at = batches.batch(len(corpus), train.epochs, train.batch_size, train.seed, step)
         rate = learning_rate(train, step, total)
