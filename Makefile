@@ -11,7 +11,7 @@ READY := .venv/ready
 help:  ## what can be typed
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
-demo: $(READY)  ## distil a small support-desk model on this machine and open its report
+demo: $(READY)  ## distil a small support-desk model on this machine and report on it
 	@$(BIN)/python jobs/demo_data.py
 	@$(BIN)/raystill run jobs/demo.yaml
 
