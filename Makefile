@@ -30,17 +30,17 @@ $(READY): requirements/cpu.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "raystill needs Python 3.11 or 3.12 on the PATH, or: make $(MAKECMDGOALS) PYTHON=/path/to/python"; exit 1; }
 	@echo "set-up: .venv with $$($(PYTHON) --version), exact versions of requirements/cpu.txt (3 GB, some minutes, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install -qqq --disable-pip-version-check --upgrade 'pip>=24' wheel $$(grep ^setuptools== requirements/cpu.txt)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --upgrade 'pip>=24' wheel $$(grep ^setuptools== requirements/cpu.txt)
 	@torch=$$(grep ^torch== requirements/cpu.txt); echo "set-up: $$torch"; \
-	$(BIN)/python -m pip install -qqq --no-deps "$$torch" 2>/dev/null || { $(BIN)/python -m pip install -qq uv && \
+	$(BIN)/python -m pip install -qq --no-deps "$$torch" 2>/dev/null || { $(BIN)/python -m pip install -qq uv && \
 	  $(BIN)/uv pip install -qq --python $(BIN)/python --no-deps --torch-backend=cpu "$${torch%+cpu}"; }
 	@echo "set-up: everything else"
 	@grep -v ^torch== requirements/cpu.txt > .venv/rest.txt
-	@$(BIN)/python -m pip install -qqq --no-deps --no-build-isolation -r .venv/rest.txt
-	@$(BIN)/python -m pip install -qqq --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -r .venv/rest.txt
+	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .
 	@$(BIN)/python -m raystill.training.prebuild
 	@touch $@
 
 lock: $(READY)  ## resolve the versions anew
-	@$(BIN)/python -m pip install -qqq --dry-run --ignore-installed --report .venv/report.json '.[cpu,tensorboard,mlflow,dev]'
+	@$(BIN)/python -m pip install -qq --dry-run --ignore-installed --report .venv/report.json '.[cpu,tensorboard,mlflow,dev]'
 	@$(BIN)/python requirements/pick.py .venv/report.json > requirements/cpu.txt

