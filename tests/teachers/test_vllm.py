@@ -9,7 +9,7 @@ import pytest
 from raystill import artifacts, session
 from raystill.artifacts import Checkpoint, Manifest, Table
 from raystill.context import Context
-from raystill.errors import StageError
+from raystill.errors import ModelError, StageError
 from raystill.recipe import Compute, Teacher
 from raystill.records import Generation, Message, Prompt
 from raystill.stages import generate
@@ -84,3 +84,8 @@ def test_an_engine_that_cannot_run_the_model_ends_the_run(tmp_path: Path) -> Non
         pytest.skip("GPU kernels take heads of 16")
     with pytest.raises(StageError, match="dies before its first answer"):
         generated(tmp_path / "run", ["hello"], narrow)
+
+
+def test_an_engine_that_does_not_start_says_why(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="vLLM cannot start with"):
+        generated(tmp_path, ["hello"], tiny_model, engine={"max_model_len": 1_000_000})

@@ -14,9 +14,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from raystill import chat, engine, recipe, storage
-from raystill.artifacts import Checkpoint, Outcome, Table
+from raystill import errors as user_errors
+from raystill.artifacts import Checkpoint, File, Outcome, Table
 from raystill.context import Context
-from raystill.errors import Interrupted, RaystillError, StageError
+from raystill.errors import Interrupted, StageError
 from raystill.plugins import load
 from raystill.records import Generation
 from raystill.session import need
@@ -123,25 +124,12 @@ def _answers(teacher: recipe.Teacher, model: str | None, units: Sequence[Unit], 
     try:
         for row in answered.iter_rows():
             values = json.loads(row["done"])
-            yield Done(_file(values["file"]), values["counts"])
+            if "error" in values:
+                raise getattr(user_errors, values["error"])(values["says"])
+            yield Done(File(**values["file"]), values["counts"])
     except ray.exceptions.RayError as e:
-        raise _cause(e) from e
-
-
-def _file(values: dict[str, Any]) -> Any:
-    from raystill.artifacts import File
-
-    return File(**values)
-
-
-def _cause(error: BaseException) -> RaystillError:
-    """Our own error inside what Ray wraps around it."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, RaystillError):
-            return seen
-        seen = getattr(seen, "cause", None) or seen.__cause__
-    return StageError(f"generate failed: {str(error).strip().splitlines()[-1]}")
+        lines = [line for line in str(e).splitlines() if line.strip()] or [type(e).__name__]
+        raise StageError(f"generate failed: {lines[-1].strip()}") from e
 
 
 def _advance(context: Context, done: Done, **scalars: float) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raystill import artifacts, plugins, recipe, storage
-from raystill.errors import Corrupted, StageError
+from raystill.errors import Corrupted, RaystillError, StageError
 from raystill.records import Generation, Prompt, from_mapping
 from raystill.teachers import KINDS, EngineDied, RowError, Teacher, failure
 
@@ -51,16 +51,28 @@ class Replica:
 
     def __init__(self, teacher: dict[str, Any], model: str | None) -> None:
         block = recipe.Teacher.model_validate(teacher)
-        self.teacher: Teacher = plugins.load(block.kind, KINDS, "teacher")(block, model)
         self.has_answered = False
+        self.broken: RaystillError | None = None
+        try:
+            self.teacher: Teacher = plugins.load(block.kind, KINDS, "teacher")(block, model)
+        except RaystillError as e:  # told with the first unit: an actor that cannot be made loses what its error was
+            self.broken = e
 
     async def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Ray Data's side: a batch of one unit in, its counts out, both as JSON."""
-        done = [await self.run(Unit(**json.loads(unit))) for unit in batch["unit"]]
+        """Ray Data's side: a batch of one unit in, its counts or our own error out, as JSON.
+
+        Ray Data would wrap a raised error and lose what it was.
+        """
+        try:
+            done = [await self.run(Unit(**json.loads(unit))) for unit in batch["unit"]]
+        except RaystillError as e:
+            return {"done": [json.dumps({"error": type(e).__name__, "says": str(e)})]}
         return {"done": [json.dumps(dataclasses.asdict(d)) for d in done]}
 
     async def run(self, unit: Unit) -> Done:
         """Answer and publish one unit; the first publisher wins, and its counts are returned."""
+        if self.broken:
+            raise self.broken
         data = storage.read(unit.prompts)
         if hashlib.sha256(data).hexdigest() != unit.sha256:
             raise Corrupted(f"{unit.prompts} does not match its checksum; move its folder away and run again")

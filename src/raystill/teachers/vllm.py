@@ -29,7 +29,8 @@ class Vllm:
             args = AsyncEngineArgs(**engine.arguments(model, teacher.engine), disable_log_stats=True)
             self.llm = AsyncLLM.from_engine_args(args)
         except (ValueError, TypeError, OSError, RuntimeError) as e:
-            raise ModelError(f"vLLM cannot start with {model}: {e}; check teacher.model and teacher.engine") from e
+            said = " ".join(line.strip() for line in str(e).splitlines() if "errors.pydantic.dev" not in line)
+            raise ModelError(f"vLLM cannot start with {model}: {said}; check teacher.model and teacher.engine") from e
         self.context_tokens: int = self.llm.vllm_config.model_config.max_model_len
 
     async def answer(self, prompt: Prompt) -> list[Generation]:
