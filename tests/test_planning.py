@@ -25,7 +25,7 @@ def recipe(folder: Path, **changes: str) -> str:
         "student": f"{{model: {folder / 'model'}}}",
     } | changes
     (folder / "model").mkdir(exist_ok=True)
-    (folder / "model" / "config.json").write_text('{"num_hidden_layers": 2, "max_position_embeddings": 128}')
+    (folder / "model" / "config.json").write_text('{"num_hidden_layers": 2, "max_position_embeddings": 2048}')
     path = folder / "recipe.yaml"
     path.write_text("\n".join(f"{k}: {v}" for k, v in lines.items()))
     return str(path)
@@ -68,6 +68,7 @@ def problems(found: list[Problem]) -> str:
         ("train", "{loss: cross_entorpy}", "did you mean 'cross_entropy'?"),
         ("train", "{deepspeed: {train_batch_size: 4}}", "train_batch_size"),
         ("curate", "{filters: [emtpy]}", "did you mean 'empty'?"),
+        ("evaluate", "{max_tokens: 2048}", "could not be compared on the same rows"),
         ("trackers", "[tensorbord]", "did you mean 'tensorboard'?"),
         ("root", "ROWS/runs", "not writable"),
     ],

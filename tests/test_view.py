@@ -6,6 +6,9 @@ import sys
 import time
 from pathlib import Path
 
+from rich.console import Console
+from rich.live import Live
+
 from raystill import noise, view
 
 
@@ -52,6 +55,14 @@ def test_noise_of_python_c_and_children_goes_to_the_log(tmp_path: Path) -> None:
     assert done.stderr == ""
     assert {"python noise", "c noise", "child noise"} <= set(log.read_text().splitlines())
     assert log.stat().st_mode & 0o077 == 0
+
+
+def test_the_screen_shows_what_ended_what_runs_and_what_waits() -> None:
+    screen = view.Screen(Live(console=Console(file=io.StringIO())), ["prepare", "generate", "curate", "train student"])
+    screen.start("prepare", None, "rows")
+    screen.start("curate", 2, "parts")
+    marks = [line.split()[:2] for line in screen.render().plain.splitlines()]
+    assert marks == [["✓", "prepare"], ["·", "curate"], ["○", "train"]]
 
 
 def test_descriptors_come_back_after_an_error(tmp_path: Path) -> None:

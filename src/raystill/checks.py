@@ -18,7 +18,7 @@ from raystill.training import zero
 def check(located: Located) -> list[Problem]:
     """All mistakes, in the order of the recipe's own keys."""
     found: list[Problem] = []
-    for look in (_plugins, _data, _teacher, _students, _owned, _root):
+    for look in (_plugins, _data, _teacher, _students, _comparable, _owned, _root):
         found += look(located)
     return found
 
@@ -92,6 +92,25 @@ def _layers(located: Located, loc: Loc, student: Student, cut: Cut) -> Iterator[
             f"{name} has layers 0 to {layers - 1}, not {', '.join(map(str, bad))}",
             f"layers: {[round(i * (layers - 1) / max(1, len(cut.layers) - 1)) for i in range(len(cut.layers))]}",
         )
+
+
+def _comparable(located: Located) -> Iterator[Problem]:
+    """Models that cannot both be asked the same rows: one whose context an answer fills leaves no room for a prompt."""
+    recipe = located.recipe
+    named = {"teacher": recipe.teacher.model}
+    for name, student in recipe.all_students().items():
+        named[name] = student.init.from_ if isinstance(student.init, Cut) else student.model
+    asked = recipe.evaluate.max_tokens
+    for name, model in named.items():
+        config = models.config(model) if model and Path(model, "config.json").is_file() else None
+        context = config.get("max_position_embeddings") if config else None
+        if isinstance(context, int) and asked >= context:
+            yield Problem(
+                located.where("evaluate", "max_tokens"),
+                f"{name} ({model}) has a context of {context} tokens, and answers of {asked} leave no room for a prompt: "
+                "the models could not be compared on the same rows",
+                f"evaluate: {{max_tokens: {context // 4}}}, or a model with a longer context",
+            )
 
 
 def _owned(located: Located) -> Iterator[Problem]:

@@ -34,3 +34,5 @@ class Context:
     """A local folder for temporary files."""
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set by the first Ctrl-C: finish or drop the current unit, then raise Interrupted."""
+    label: str = ""
+    """The step's name, as plan and the live view show it."""

@@ -30,6 +30,13 @@ def has_gpu() -> bool:
     return shutil.which("nvidia-smi") is not None
 
 
+def gpus(engine: Mapping[str, Any]) -> int:
+    """GPUs of one engine: its tensor times its pipeline parallelism, 0 on a machine without GPUs."""
+    if not has_gpu():
+        return 0
+    return int(engine.get("tensor_parallel_size", 1)) * int(engine.get("pipeline_parallel_size", 1))
+
+
 def refuse_owned(engine: Mapping[str, Any], where: str) -> None:
     """Raise RecipeError for an engine argument that raystill sets itself."""
     for key in engine:

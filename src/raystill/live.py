@@ -8,13 +8,12 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from raystill import pipeline, recipe_file, storage
+from raystill import pipeline, planning, recipe_file, storage
 from raystill.browse import names
-from raystill.checks import check
 from raystill.context import Context
 from raystill.errors import Interrupted, ModelError, RaystillError, RecipeError, StageError
 from raystill.noise import engine_log, telling_lines
@@ -26,10 +25,11 @@ from raystill.view import Lines, Screen, view
 
 def run(path: str, *, compute: str | None = None, only: str | None = None) -> str:
     """Run a recipe with a live view and return what to print at the end. Mistakes found offline stop it at once."""
-    located = recipe_file.load(path, compute)
-    if problems := check(located):
-        raise RecipeProblems(problems)
-    with _shown(located.recipe) as (progress, stopping):
+    planned = planning.plan(path, compute)
+    if planned.problems or planned.recipe is None:
+        raise RecipeProblems(planned.problems)
+    waiting = [s.label for s in planned.steps if s.state != "done"] if only is None else []
+    with _shown(planned.recipe, waiting) as (progress, stopping):
         folder = pipeline.run(path, progress, stopping, compute, only)
     if folder is None:
         return f"{only} is done; see it with: raystill status {path}"
@@ -127,12 +127,12 @@ def _served(
 
 
 @contextlib.contextmanager
-def _shown(recipe: Recipe) -> Iterator[tuple[Lines | Screen, threading.Event]]:
+def _shown(recipe: Recipe, waiting: Sequence[str] = ()) -> Iterator[tuple[Lines | Screen, threading.Event]]:
     """The live view, the log of the engines' noise, and Ctrl-C: once is graceful, twice is at once."""
     folder = Path(tempfile.gettempdir(), "raystill") if storage.is_s3(recipe.root) else Path(recipe.root)
     log = folder / "logs" / f"{recipe.name}-{datetime.datetime.now():%Y%m%d-%H%M%S}.log"
     stopping = threading.Event()
-    with engine_log(log) as terminal, view(terminal) as progress, _ctrl_c(stopping, progress):
+    with engine_log(log) as terminal, view(terminal, waiting) as progress, _ctrl_c(stopping, progress):
         progress.say(f"log: {log}")
         try:
             yield progress, stopping
@@ -160,7 +160,7 @@ def _log_says(log: Path) -> str:
 def _ctrl_c(stopping: threading.Event, progress: Lines | Screen) -> Iterator[None]:
     def first(_signal: int, _frame: Any) -> None:
         stopping.set()
-        progress.say("stopping after the current unit; Ctrl-C again stops at once")
+        progress.say("stopping cleanly; Ctrl-C again stops at once")
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before = signal.signal(signal.SIGINT, first)

@@ -255,6 +255,9 @@ class Serve(Block):
     engine: dict[str, Any] = setting({}, "any vLLM engine argument", "fitted to the machine", identity=True)
     max_ongoing: int = setting(64, "requests running per model before queueing", "1.2 batches", identity=False, ge=1)
     max_queued: int = setting(256, "requests waiting per model before 503", "sheds load early", identity=False, ge=0)
+    start_timeout_s: float = setting(
+        1800.0, "longest time until all models answer", "large weights load for minutes", identity=False, gt=0
+    )
     timeout_s: float = setting(120.0, "longest time for one answer", "frees the engine", identity=False, gt=0)
     max_tokens: int = setting(
         4096, "longest answer a request may ask for", "bounds one request's cost", identity=False, ge=1

@@ -120,7 +120,13 @@ class Runner:
         with tempfile.TemporaryDirectory(dir=self.scratch) as scratch:
             outcome = step.make(
                 Context(
-                    url, self.recipe.compute, self.progress, self.recipe.max_error_rate, Path(scratch), self.stopping
+                    url,
+                    self.recipe.compute,
+                    self.progress,
+                    self.recipe.max_error_rate,
+                    Path(scratch),
+                    self.stopping,
+                    step.label,
                 )
             )
         made = {"started_at": started_at, "elapsed_s": round(time.perf_counter() - started, 3)}

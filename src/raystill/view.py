@@ -5,7 +5,7 @@ Nothing of Ray's, vLLM's or DeepSpeed's own output is here: `noise.engine_log` k
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO
 
@@ -105,15 +105,18 @@ class Lines:
 
 
 class Screen:
-    """Progress as a live view of all stages so far."""
+    """Progress as a live view of the whole line: stages that ended, the one that runs, those that wait."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: Live, waiting: Sequence[str] = ()) -> None:
         self.live = live
         self.stages: list[Stage] = []
+        self.waiting = list(waiting)
 
     def start(self, stage: str, total: int | None, unit: str) -> None:
-        """A stage begins; the one before has ended."""
+        """A stage begins; the one before has ended, and those that were to come earlier were not needed."""
         self.close()
+        if stage in self.waiting:
+            del self.waiting[: self.waiting.index(stage) + 1]
         self.stages.append(Stage(stage, total, unit))
         self.live.update(self.render())
 
@@ -138,12 +141,12 @@ class Screen:
     def render(self) -> Text:
         """The view as text."""
         marked = [f"{'·' if s.ended is None else '✓'} {s.line()}" for s in self.stages]
-        return Text("\n".join(marked))
+        return Text("\n".join([*marked, *(f"○ {name}" for name in self.waiting)]))
 
 
 @contextlib.contextmanager
-def view(out: IO[str]) -> Iterator[Lines | Screen]:
-    """The live view on a terminal, plain lines elsewhere."""
+def view(out: IO[str], waiting: Sequence[str] = ()) -> Iterator[Lines | Screen]:
+    """The live view on a terminal, plain lines elsewhere; `waiting` names the stages that are to come, in order."""
     if not out.isatty():
         lines = Lines(out)
         try:
@@ -154,10 +157,11 @@ def view(out: IO[str]) -> Iterator[Lines | Screen]:
     with Live(
         console=Console(file=out), refresh_per_second=4, transient=False, redirect_stdout=False, redirect_stderr=False
     ) as live:
-        screen = Screen(live)
+        screen = Screen(live, waiting)
         live.get_renderable = screen.render  # type: ignore[method-assign]
         try:
             yield screen
+            screen.waiting.clear()
         finally:
             screen.close()
 

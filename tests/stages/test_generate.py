@@ -1,5 +1,6 @@
 """generate with the scripted teacher: real Ray Data, faults on cue, and a ledger that reads files by itself."""
 
+import io
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -16,24 +17,9 @@ from raystill.errors import ResourceError, StageError
 from raystill.recipe import Compute, Teacher
 from raystill.records import Message, Prompt
 from raystill.stages import generate
+from raystill.view import Lines
 
 pytestmark = pytest.mark.slow
-
-
-class Silent:
-    """A view that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.advanced: list[dict[str, float]] = []
-
-    def start(self, stage: str, total: int | None, unit: str) -> None:
-        pass
-
-    def advance(self, done: int = 1, **scalars: float) -> None:
-        self.advanced.append(scalars)
-
-    def say(self, text: str) -> None:
-        pass
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,7 +42,7 @@ def prompts_of(root: Path, texts: list[list[str]], reference: str | None = "an a
 
 
 def context(root: Path, name: str, compute: Compute | None = None, max_error_rate: float = 0.1) -> Context:
-    return Context(str(root / "generate" / name), compute or Compute(), Silent(), max_error_rate, root)
+    return Context(str(root / "generate" / name), compute or Compute(), Lines(io.StringIO()), max_error_rate, root)
 
 
 def ledger(root: Path, name: str, prompts: Table) -> tuple[list[str], dict[str, str]]:

@@ -1,3 +1,4 @@
+import io
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,12 @@ from raystill.artifacts import Checkpoint, Outcome
 from raystill.context import Context
 from raystill.errors import ModelError
 from raystill.stages.initialize import initialize
-
-
-class Silent:
-    def start(self, stage: str, total: int | None, unit: str) -> None: ...
-    def advance(self, done: int = 1, **scalars: float) -> None: ...
-    def say(self, text: str) -> None: ...
+from raystill.view import Lines
 
 
 def make(folder: Path, base: Path, init: dict[str, Any], seed: int = 0) -> tuple[Outcome, Any]:
     student = recipe.Student.model_validate({"init": init} if "from" in init else {"model": str(base), "init": init})
-    context = Context(str(folder), recipe.Compute(), Silent(), 0.05, folder, threading.Event())
+    context = Context(str(folder), recipe.Compute(), Lines(io.StringIO()), 0.05, folder, threading.Event())
     outcome = initialize(student, Checkpoint(str(base), "b"), seed, context)
     return outcome, AutoModelForCausalLM.from_pretrained(folder / outcome.facts["folder"])
 

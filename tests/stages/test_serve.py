@@ -1,10 +1,13 @@
 """serve: two real engines behind the real endpoint, asked as a user would, and nothing left afterwards."""
 
+import dataclasses
+import io
 import os
 import shlex
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,32 +18,20 @@ import pytest
 from raystill import session
 from raystill.artifacts import Checkpoint
 from raystill.context import Context
-from raystill.errors import RecipeError, ResourceError
+from raystill.errors import Interrupted, RecipeError, ResourceError, StageError
 from raystill.recipe import Compute, Serve
 from raystill.stages import serve
+from raystill.view import Lines
 
 pytestmark = pytest.mark.slow
 ASK = {"model": "student", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 8}
-
-
-class Silent:
-    """A view that shows nothing."""
-
-    def start(self, stage: str, total: int | None, unit: str) -> None:
-        pass
-
-    def advance(self, done: int = 1, **scalars: float) -> None:
-        pass
-
-    def say(self, text: str) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")
 def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Context]:
     with session.ray_session(Compute()) as ensure:
         ensure()
-        yield Context("", Compute(), Silent(), 0.05, tmp_path_factory.mktemp("scratch"))
+        yield Context("", Compute(), Lines(io.StringIO()), 0.05, tmp_path_factory.mktemp("scratch"))
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +110,16 @@ def test_an_open_address_without_key_is_refused(
         serve.serve({"student": Checkpoint(str(tiny_model), "s")}, Serve(host="0.0.0.0"), context),
     ):
         pass
+
+
+def test_a_start_that_takes_too_long_or_is_stopped_leaves_nothing(context: Context, tiny_model: Path) -> None:
+    models = {"student": Checkpoint(str(tiny_model), "student")}
+    with (
+        pytest.raises(StageError, match="start_timeout_s"),
+        serve.serve(models, Serve(start_timeout_s=0.5), context, port=0),
+    ):
+        raise AssertionError("served in half a second")
+    stopped = dataclasses.replace(context, stopping=threading.Event())
+    stopped.stopping.set()
+    with pytest.raises(Interrupted), serve.serve(models, Serve(), stopped, port=0):
+        raise AssertionError("served although stopped")

@@ -1,5 +1,6 @@
 """The vLLM teacher with a real engine and a tiny random model, through Ray Data."""
 
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,21 +14,9 @@ from raystill.errors import ModelError, StageError
 from raystill.recipe import Compute, Teacher
 from raystill.records import Generation, Message, Prompt
 from raystill.stages import generate
+from raystill.view import Lines
 
 pytestmark = pytest.mark.slow
-
-
-class Silent:
-    """A view that shows nothing."""
-
-    def start(self, stage: str, total: int | None, unit: str) -> None:
-        pass
-
-    def advance(self, done: int = 1, **scalars: float) -> None:
-        pass
-
-    def say(self, text: str) -> None:
-        pass
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,7 +36,7 @@ def generated(
     part = artifacts.write_part(url, "train", Prompt, rows)
     prompts = artifacts.commit(Table, url, Manifest("prompts", 1, "prepare", 1, "p", {}, {}, [part]))
     block = Teacher.model_validate({"model": str(model), **teacher})
-    context = Context(str(root / "generate" / "g"), Compute(), Silent(), max_error_rate, root)
+    context = Context(str(root / "generate" / "g"), Compute(), Lines(io.StringIO()), max_error_rate, root)
     outcome = generate.generate(block, Checkpoint(str(model), "m"), prompts, context)
     made = artifacts.commit(Table, context.url, Manifest("g", 1, "generate", 1, "g", {}, {}, list(outcome.files)))
     return sorted(made.rows(Generation), key=lambda g: (g.id, g.sample_index))

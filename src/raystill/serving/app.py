@@ -63,6 +63,7 @@ def build(args: dict[str, Any]) -> serve.Application:
     options = {
         "num_replicas": 1,
         "max_ongoing_requests": args["max_ongoing"] * len(configs) + args["max_queued"],
+        "max_queued_requests": args["max_queued"],
         "ray_actor_options": {"num_cpus": 0},
     }
     return serve.deployment(ingress, name="ingress", **options).bind(

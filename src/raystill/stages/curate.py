@@ -35,7 +35,7 @@ def curate(curate: recipe.Curate, task: str, generations: Table, context: Contex
     rules = Rules(curate.max_tokens, judge.check)
     passes = _passes([plugins.load(name, filters.KINDS, "filter") for name in curate.filters])
     parts = generations.parts(*SPLITS)
-    context.progress.start("curate", len(parts) * len(passes), "parts")
+    context.progress.start(context.label, len(parts) * len(passes), "parts")
 
     dropped: dict[Key, tuple[str, str]] = {}
     files: list[File] = []

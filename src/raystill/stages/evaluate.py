@@ -79,7 +79,7 @@ def answer(
     """
     chosen = choose(prompts, config)
     view = View(name, system, examples, config.max_tokens, config.temperature)
-    context.progress.start(f"answer {name}", len(chosen), "answers")
+    context.progress.start(context.label, len(chosen), "answers")
     asked = asyncio.run(_answer_all(endpoint, view, chosen, config.concurrency, context))
     rows = [_row(name, a) for a in sorted(asked, key=lambda a: a.prompt.id)]
     errors = collections.Counter(row.error for row in rows if row.error)
@@ -110,7 +110,7 @@ def measure(
     """
     view = View(name, system, examples, config.max_tokens, config.temperature)
     supply = itertools.cycle(choose(prompts, config))
-    context.progress.start(f"measure {name}", len(config.load), "loads")
+    context.progress.start(context.label, len(config.load), "loads")
     loads = []
     for concurrency in config.load:
         warm_up = list(itertools.islice(supply, concurrency))

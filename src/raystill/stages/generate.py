@@ -46,7 +46,7 @@ def generate(teacher: recipe.Teacher, model: Checkpoint | None, prompts: Table, 
     reused = _take_over(missing, context.url)
     todo = [u for u in missing if u.name not in reused]
 
-    context.progress.start("generate", len(units), "units")
+    context.progress.start(context.label, len(units), "units")
     done = [published(u) for u in units if u not in todo]
     for unit_done in done:
         _advance(context, unit_done, reused=unit_done.counts["rows"])
@@ -103,7 +103,7 @@ def _answers(teacher: recipe.Teacher, model: str | None, units: Sequence[Unit], 
     import ray
 
     wide = context.compute.generate
-    gpus = wide.gpus if wide.gpus is not None else int(engine.has_gpu() and teacher.kind == "vllm")
+    gpus = wide.gpus if wide.gpus is not None else engine.gpus(teacher.engine) if teacher.kind == "vllm" else 0
     cpus = wide.cpus or max(1, (os.cpu_count() or 1) // wide.replicas)
     need(
         f"generate ({wide.replicas} replicas of {cpus} CPUs and {gpus} GPUs)",

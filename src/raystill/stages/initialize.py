@@ -22,6 +22,7 @@ def initialize(student: recipe.Student, base: Checkpoint, seed: int, context: Co
     """
     from raystill.training import export
 
+    context.progress.start(context.label, None, "models")
     folder = base.folder()
     if isinstance(student.init, recipe.Random):
         model = _random(folder, student.init.random, seed)

@@ -52,7 +52,7 @@ def prepare(data: Data, task: str, context: Context) -> Outcome:
     max_error_rate are bad; RecipeError for a template that cannot run.
     """
     intake = _Intake(data, task)
-    context.progress.start("prepare", None, "rows")
+    context.progress.start(context.label, None, "rows")
     for split in reversed(SPLITS):
         if paths := getattr(data, split):
             for count, bad in intake.take(split, paths):

@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,14 @@ from pathlib import Path
 from raystill import engine, recipe
 from raystill.artifacts import Checkpoint
 from raystill.context import Context
-from raystill.errors import RecipeError, ResourceError, StageError
+from raystill.errors import Interrupted, RecipeError, ResourceError, StageError
 from raystill.session import need
 
 APP = "raystill"
 KEY = "RAYSTILL_API_KEY"
 """Environment variable that holds the endpoint's bearer key."""
+POLL_S = 0.2
+"""Time between two looks at replicas that start."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def serve(
     _refuse_open(config.host, key)
     engine.refuse_owned(config.engine, "serve.engine")
     bound = _port(config.host, config.port if port is None else port)
-    gpus = int(engine.has_gpu())
+    gpus = engine.gpus(config.engine)
     need(f"serve ({len(models)} models of 1 CPU and {gpus} GPUs each)", len(models), gpus * len(models))
 
     # Imported here: with Ray Serve LLM it takes seconds, and plan imports this module.
@@ -76,14 +79,32 @@ def serve(
             http_options={"host": config.host, "port": bound, "request_timeout_s": config.timeout_s},
             logging_config={"enable_access_log": False},
         )
-        try:
-            ray_serve.run(build(args), name=APP, route_prefix="/", blocking=False)
-        except RuntimeError as e:
-            reason = str(e).strip().splitlines()[-1] if str(e).strip() else type(e).__name__
-            raise StageError(f"{', '.join(models)} could not be served: {reason}; the log says more") from e
+        target = ray_serve.RunTarget(build(args), name=APP, route_prefix="/")
+        ray_serve.run_many([target], wait_for_applications_running=False)
+        _await_running(", ".join(models), config.start_timeout_s, context)
         yield Endpoint(f"http://{config.host}:{bound}", key, models)
     finally:
         ray_serve.shutdown()
+
+
+def _await_running(models: str, timeout_s: float, context: Context) -> None:
+    """Wait until every replica answers. Raises StageError when one fails or time is up, Interrupted after Ctrl-C."""
+    from ray import serve as ray_serve
+    from ray.serve.schema import ApplicationStatus
+
+    until = time.monotonic() + timeout_s
+    while (app := ray_serve.status().applications[APP]).status != ApplicationStatus.RUNNING:
+        if app.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
+            said = app.message.strip().splitlines() or ["no more is known"]
+            raise StageError(f"{models} could not be served: {said[-1]}; the log says more")
+        if context.stopping.is_set():
+            raise Interrupted("stopped while models were starting; run the same command to start them again")
+        if time.monotonic() > until:
+            raise StageError(
+                f"{models} did not start in serve.start_timeout_s = {timeout_s:g} s; the log says what they waited for; "
+                "give large weights more time, or serve fewer models at once"
+            )
+        time.sleep(POLL_S)
 
 
 def usage(endpoint: Endpoint, model: str) -> str:

@@ -142,7 +142,7 @@ def _fit(
     session.need(what, workers * cpus, workers if gpu else 0)
     meeting: Any = ray.remote(num_cpus=0)(Board).remote()
     job = loop.Job(train, compute, student, url, attempt, gpu, cpus, meeting)
-    context.progress.start("train", batches.steps(examples, train.epochs, train.batch_size), "steps")
+    context.progress.start(context.label, batches.steps(examples, train.epochs, train.batch_size), "steps")
     errors: list[Exception] = []
     running = threading.Thread(target=_trained, args=(job, workers, context.scratch, errors), daemon=True)
     running.start()
