@@ -6,7 +6,7 @@ as a server does it, and the answer ends with exactly one stop token. No tensors
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -82,8 +82,15 @@ def view(messages: Sequence[Message], system: str | None, examples: Sequence[Tur
     return [*head, *shots, *rest]
 
 
-def text(tokenizer: Tokenizer, messages: Sequence[Message], tools: str | None = None, *, ask: bool) -> str:
-    """Messages as the template renders them; `ask` adds the opening of the assistant's turn."""
+def text(
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    tools: str | None = None,
+    *,
+    ask: bool,
+    arguments: Mapping[str, Any] | None = None,
+) -> str:
+    """Messages as the template renders them; `ask` adds the opening of the assistant's turn, `arguments` are the template's."""
     from jinja2.exceptions import TemplateError
 
     try:
@@ -92,6 +99,7 @@ def text(tokenizer: Tokenizer, messages: Sequence[Message], tools: str | None = 
             tools=json.loads(tools) if tools else None,
             tokenize=False,
             add_generation_prompt=ask,
+            **(arguments or {}),
         )
     except TemplateError as e:
         roles = ", ".join(m.role for m in messages)
@@ -102,9 +110,14 @@ def text(tokenizer: Tokenizer, messages: Sequence[Message], tools: str | None = 
     return rendered
 
 
-def prompt_ids(tokenizer: Tokenizer, messages: Sequence[Message], tools: str | None = None) -> list[int]:
+def prompt_ids(
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    tools: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> list[int]:
     """Ids of what the model sees when it is asked to answer."""
-    return _ids(tokenizer, text(tokenizer, messages, tools, ask=True))
+    return _ids(tokenizer, text(tokenizer, messages, tools, ask=True, arguments=arguments))
 
 
 @lru_cache(maxsize=16)

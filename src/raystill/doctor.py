@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from raystill import chat, models, sources, storage
+from raystill import chat, engine, models, sources, storage
 from raystill.artifacts import Table
 from raystill.errors import RaystillError
 from raystill.planning import Plan
@@ -29,6 +29,9 @@ def examine(plan: Plan) -> Iterator[Finding]:
     if recipe is None:
         return
     yield _look("store refuses a second writer of one name", storage.probe, recipe.root)
+    for where, keys in (("teacher.engine", recipe.teacher.engine), ("serve.engine", recipe.serve.engine)):
+        if keys:
+            yield _look(f"{where}: arguments that vLLM knows", engine.refuse_unknown, keys, where)
     for name in _paths(recipe):
         yield _look(f"data {name} can be read", _readable, name)
     for role, model in _models(recipe):
@@ -82,10 +85,12 @@ def _fit(plan: Plan, role: str, model: str) -> None:
     table = artifacts.load(Table, prepared.url)
     folder = models.resolve(model, recipe.root, offline=False).folder()
     tokenizer, context = chat.load_tokenizer(folder), context_length(folder)
-    system = recipe.teacher.system if role == "teacher" else recipe.all_students()[role].system
-    examples = recipe.teacher.examples if role == "teacher" else []
+    teacher = recipe.teacher if role == "teacher" else None
+    system = teacher.system if teacher else recipe.all_students()[role].system
+    examples, arguments = (teacher.examples, teacher.chat_template_kwargs) if teacher else ([], {})
     rows = list(table.rows(Prompt))[:PROBE_ROWS] if table else []
-    long = [p.id for p in rows if len(chat.prompt_ids(tokenizer, chat.view(p.messages, system, examples))) >= context]
+    asked = {p.id: chat.view(p.messages, system, examples) for p in rows}
+    long = [p.id for p in rows if len(chat.prompt_ids(tokenizer, asked[p.id], p.tools, arguments)) >= context]
     if long:
         raise RaystillError(
             f"{len(long)} of {len(rows)} prompts do not fit {model}'s context of {context} tokens, first {long[0]}; "

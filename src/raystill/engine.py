@@ -3,6 +3,9 @@
 No vLLM here: these are the arguments and the environment an engine process is started with.
 """
 
+import dataclasses
+import difflib
+import importlib.util
 import json
 import os
 import shutil
@@ -42,6 +45,20 @@ def refuse_owned(engine: Mapping[str, Any], where: str) -> None:
     for key in engine:
         if key in OWNED:
             raise RecipeError(f"{where}.{key} is set by raystill; change {OWNED[key]} instead and remove this key")
+
+
+def refuse_unknown(engine: Mapping[str, Any], where: str) -> None:
+    """Raise RecipeError for an argument that the installed vLLM does not know. Imports vLLM, which takes seconds."""
+    if not engine or importlib.util.find_spec("vllm") is None:
+        return
+    from vllm import AsyncEngineArgs
+
+    known = [field.name for field in dataclasses.fields(AsyncEngineArgs)]
+    for key in engine:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1, 0.5)
+            hint = f"did you mean '{near[0]}'?" if near else "see vLLM's engine arguments"
+            raise RecipeError(f"{where}.{key} is no vLLM engine argument; {hint}")
 
 
 def environment(cpus: int) -> dict[str, str]:

@@ -104,6 +104,20 @@ class Data(Block):
     max_row_bytes: int = setting(16 << 20, "longest row in bytes", "longer is rejected: it is not a prompt", ge=1)
 
 
+class Structured(Block):
+    """What form an answer must have; exactly one of these. The engine then draws only tokens that fit."""
+
+    json_schema: dict[str, Any] | None = setting(None, "JSON Schema of the answer", "another form is given")
+    regex: str | None = setting(None, "regular expression of the whole answer", "another form is given")
+    choice: list[str] | None = setting(None, "the only answers", "another form is given", min_length=2)
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if sum(form is not None for form in (self.json_schema, self.regex, self.choice)) != 1:
+            raise ValueError("'structured' takes exactly one of json_schema, regex and choice, e.g. choice: [yes, no]")
+        return self
+
+
 class Sampling(Block):
     """How answers are drawn."""
 
@@ -113,6 +127,15 @@ class Sampling(Block):
     n: int = setting(1, "answers per prompt", "one answer is the cheapest", ge=1, le=64)
     stop: list[str] = setting([], "texts that end an answer", "the model's own stop token")
     seed: int = setting(0, "seed of the draw", "repeatable as far as the engine is", ge=0)
+    structured: Structured | None = setting(None, "form that an answer must have", "free text")
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> Self:
+        if self.n > 1 and self.temperature == 0:
+            raise ValueError(
+                f"{self.n} samples at temperature 0 are all the same; set a temperature such as 0.7, or n: 1"
+            )
+        return self
 
 
 class Turn(Block):
@@ -155,7 +178,23 @@ class Teacher(Block):
     system: str | None = setting(None, "system prompt that only the teacher sees", "the data's own, if any")
     examples: list[Turn] = setting([], "few-shot exchanges that only the teacher sees", "none")
     sampling: Sampling = setting(Sampling(), "how answers are drawn", "one answer at 0.7")
+    chat_template_kwargs: dict[str, Any] = setting(
+        {}, "arguments of its chat template, e.g. {enable_thinking: false}", "the template's own defaults"
+    )
+    reasoning_parser: str | None = setting(
+        None, "vLLM's parser that tells reasoning from answer, e.g. deepseek_r1", "the answer is kept whole"
+    )
+    tool_parser: str | None = setting(
+        None, "vLLM's parser that reads tool calls, e.g. hermes", "the data names no tools, or calls stay text"
+    )
     engine: dict[str, Any] = setting({}, "any vLLM engine argument", "vLLM's defaults, fitted to the machine")
+    stall_s: float = setting(
+        1800.0,
+        "longest time without any answer before an engine counts as hung",
+        "longer than the longest answer",
+        identity=False,
+        gt=0,
+    )
     scripted: Scripted = setting(Scripted(), "the fake's behaviour", "answers at once", identity=True)
 
     def identity(self) -> dict[str, Any]:
@@ -205,6 +244,11 @@ class Curate(Block):
         ["empty", "truncated", "overlong", "duplicate", "task"], "filters in order, or module:attr", "each is cheap"
     )
     max_tokens: int = setting(4096, "longest answer in tokens for 'overlong'", "longer ones are mostly loops", ge=1)
+    reasoning: bool = setting(
+        False,
+        "whether the student learns the teacher's reasoning too",
+        "answers alone are shorter and cheaper to serve",
+    )
 
 
 class Train(Block):

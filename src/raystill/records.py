@@ -58,9 +58,12 @@ class Prompt(Record):
 
 @dataclass(frozen=True)
 class Generation(Prompt):
-    """What a teacher answered. finish_reason is "stop", "length" or "error"; error says why in that case."""
+    """What a teacher answered. finish_reason is "stop", "length", "tool_calls" or "error"; error says why in that case.
 
-    SCHEMA: ClassVar[int] = 1
+    tool_calls is a JSON string. cost is what an API took for it; transient is an error that may be gone when asked again.
+    """
+
+    SCHEMA: ClassVar[int] = 2
     sample_index: int = 0
     teacher: str = ""
     text: str = ""
@@ -71,6 +74,9 @@ class Generation(Prompt):
     completion_ids: Ids = field(default_factory=lambda: Ids([]))
     elapsed_s: float = 0.0
     error: str | None = None
+    tool_calls: str | None = None
+    cost: float = 0.0
+    transient: bool = False
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def test_a_key_is_read_and_explained(kind: type[Block], name: str, read_names: s
 
 NO_IDENTITY = {
     "Data": {"train", "validation", "test"},
-    "Teacher": {"model", "recipe"},
+    "Teacher": {"model", "recipe", "stall_s"},
     "Student": {"model"},
     "Train": {"checkpoint_every"},
     "Evaluate": {"concurrency", "together", "resamples"},

@@ -93,6 +93,14 @@ def test_a_dead_replica_is_replaced(tmp_path: Path) -> None:
     assert len(ledger(tmp_path, "a", prompts)[0]) == 20
 
 
+def test_an_engine_that_hangs_is_replaced(tmp_path: Path) -> None:
+    once = tmp_path / "hung"
+    prompts = prompts_of(tmp_path, [[f"{i}" for i in range(9)] + [f"<<hang-once:{once}>>"], ["fine"] * 10])
+    generate.generate(Teacher(kind="scripted", stall_s=2), None, prompts, context(tmp_path, "a"))
+    assert once.exists()
+    assert len(ledger(tmp_path, "a", prompts)[0]) == 20
+
+
 def test_a_row_that_kills_every_engine_is_given_up_and_the_others_go_on(tmp_path: Path) -> None:
     prompts = prompts_of(tmp_path, [[f"{i}" for i in range(9)] + ["<<kill>>"], ["fine"] * 10])
     generate.generate(SCRIPTED, None, prompts, context(tmp_path, "a"))

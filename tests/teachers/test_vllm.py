@@ -2,6 +2,8 @@
 
 import io
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from raystill import artifacts, session
 from raystill.artifacts import Checkpoint, Manifest, Table
 from raystill.context import Context
-from raystill.errors import ModelError, StageError
+from raystill.errors import ModelError, RecipeError, StageError
 from raystill.recipe import Compute, Teacher
 from raystill.records import Generation, Message, Prompt
 from raystill.stages import generate
@@ -60,6 +62,26 @@ def test_samples_views_and_long_prompts(tiny_model: Path, tmp_path: Path) -> Non
     assert told[0].messages == plain[0].messages
 
 
+def test_answers_take_the_form_that_is_asked_for(tiny_model: Path, tmp_path: Path) -> None:
+    sampling = {"max_tokens": 40, "temperature": 1.0, "structured": {"choice": ["yes", "no"]}}
+    chosen = generated(tmp_path / "choice", ["hello", "and you?"], tiny_model, sampling=sampling)
+    assert {g.text for g in chosen} <= {"yes", "no"}
+    sampling["structured"] = {"regex": "[a-c]{3}"}
+    (matched,) = generated(tmp_path / "regex", ["hello"], tiny_model, sampling=sampling)
+    assert re.fullmatch("[a-c]{3}", matched.text)
+
+
+def test_template_arguments_change_what_the_teacher_sees(tiny_model: Path, tmp_path: Path) -> None:
+    thinking = Path(shutil.copytree(tiny_model, tmp_path / "thinking"))
+    template = thinking / "chat_template.jinja"
+    template.write_text(template.read_text() + "{% if enable_thinking %}Think step by step.{% endif %}")
+    sampling = {"max_tokens": 2}
+    (plain,) = generated(tmp_path / "plain", ["hello"], thinking, sampling=sampling)
+    told = {"chat_template_kwargs": {"enable_thinking": True}}
+    (thought,) = generated(tmp_path / "told", ["hello"], thinking, sampling=sampling, **told)
+    assert thought.prompt_tokens > plain.prompt_tokens + 5
+
+
 def test_an_engine_that_cannot_run_the_model_ends_the_run(tmp_path: Path) -> None:
     from conftest import build_tiny_model
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -76,5 +98,7 @@ def test_an_engine_that_cannot_run_the_model_ends_the_run(tmp_path: Path) -> Non
 
 
 def test_an_engine_that_does_not_start_says_why(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="did you mean 'max_model_len'"):
+        generated(tmp_path, ["hello"], tiny_model, engine={"max_model_length": 512})
     with pytest.raises(ModelError, match="vLLM cannot start with"):
         generated(tmp_path, ["hello"], tiny_model, engine={"max_model_len": 1_000_000})

@@ -16,7 +16,7 @@ from raystill.artifacts import File, Outcome, Table, decode, describe, write_par
 from raystill.context import Context
 from raystill.errors import DataError, Interrupted, StageError
 from raystill.filters import Filter, Rules
-from raystill.records import Example, Generation, Message, Split
+from raystill.records import Example, Generation, Ids, Message, Split
 
 VERSION = 1
 DROPPED = "dropped.jsonl"
@@ -51,7 +51,9 @@ def curate(curate: recipe.Curate, task: str, generations: Table, context: Contex
             if over_set is not None:
                 gathered += [_only(row, filters.columns_of(over_set) or ()) for row in kept]
             elif kept:
-                files.append(write_part(context.url, kept[0].split, Example, [example(row) for row in kept]))
+                files.append(
+                    write_part(context.url, kept[0].split, Example, [example(row, curate.reasoning) for row in kept])
+                )
             context.progress.advance(1)
             if context.stopping.is_set():
                 raise Interrupted("stopped while curating; run the same command to start this stage again")
@@ -70,17 +72,22 @@ def references(table: Table) -> set[str]:
     return {r for r in table.column("reference", *SPLITS) if r is not None}
 
 
-def example(row: Generation) -> Example:
-    """A generation as what the student learns from: loss on the answer alone, not on earlier turns."""
+def example(row: Generation, reasoning: bool) -> Example:
+    """A generation as what the student learns from: loss on the answer alone, not on earlier turns.
+
+    Without its reasoning an answer has no token ids: those that the teacher wrote hold both.
+    """
+    thought = row.reasoning if reasoning else None
+    answer = Message("assistant", row.text, reasoning=thought, tool_calls=row.tool_calls)
     return Example(
         id=row.id,
         teacher=row.teacher,
         sample_index=row.sample_index,
         split=row.split,
-        messages=[*row.messages, Message("assistant", row.text, reasoning=row.reasoning)],
+        messages=[*row.messages, answer],
         tools=row.tools,
         loss_turns=[len(row.messages)],
-        completion_ids=row.completion_ids,
+        completion_ids=row.completion_ids if thought == row.reasoning else Ids([]),
     )
 
 

@@ -8,6 +8,7 @@ a resumed run does only units that are not there, and takes over equal units of 
 import asyncio
 import collections
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,8 @@ from raystill.teachers import KINDS, Teacher
 from raystill.teachers.replica import Done, Replica, Unit, published
 
 VERSION = 1
+STOP_LOOK_S = 1.0
+"""Time between two looks for Ctrl-C while units are answered in the driver."""
 EARLY_ROWS = 200
 """Rows after which a run whose teacher mostly fails stops itself."""
 
@@ -55,7 +58,9 @@ def generate(teacher: recipe.Teacher, model: Checkpoint | None, prompts: Table, 
         _advance(context, unit_done)
         _stop_early(done, context.max_error_rate)
         if context.stopping.is_set():
-            raise Interrupted("stopped; finished units are kept: run the same command to go on")
+            break
+    if context.stopping.is_set() and len(done) < len(units):
+        raise Interrupted("stopped; finished units are kept: run the same command to go on")
 
     counts = _total(done) | {"reused_units": len(reused), "units": len(units)}
     _check(counts, context.max_error_rate, prompts)
@@ -95,10 +100,10 @@ def _answers(teacher: recipe.Teacher, model: str | None, units: Sequence[Unit], 
     if not units:
         return
     if not needs_ray(teacher):
-        replica = Replica(block, model)
-        for unit in units:
-            yield asyncio.run(replica.run(unit))
+        yield from _in_driver(Replica(block, model), units, context)
         return
+
+    engine.refuse_unknown(teacher.engine, "teacher.engine")
 
     import ray
 
@@ -130,6 +135,22 @@ def _answers(teacher: recipe.Teacher, model: str | None, units: Sequence[Unit], 
     except ray.exceptions.RayError as e:
         lines = [line for line in str(e).splitlines() if line.strip()] or [type(e).__name__]
         raise StageError(f"generate failed: {lines[-1].strip()}") from e
+
+
+def _in_driver(replica: Replica, units: Sequence[Unit], context: Context) -> Iterator[Done]:
+    """Units of a teacher that needs no engine, so many at once, in one event loop of this process."""
+    waiting = iter(units)
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        at_once = context.compute.generate.units_in_flight
+        running = {loop.create_task(replica.run(u)) for u in itertools.islice(waiting, at_once)}
+        while running:
+            done, running = runner.run(asyncio.wait(running, timeout=STOP_LOOK_S, return_when=asyncio.FIRST_COMPLETED))
+            running |= {loop.create_task(replica.run(u)) for u in itertools.islice(waiting, len(done))}
+            for task in done:
+                yield task.result()
+            if context.stopping.is_set():
+                return
 
 
 def _advance(context: Context, done: Done, **scalars: float) -> None:

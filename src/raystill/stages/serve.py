@@ -54,6 +54,7 @@ def serve(
     key = os.environ.get(KEY)
     _refuse_open(config.host, key)
     engine.refuse_owned(config.engine, "serve.engine")
+    engine.refuse_unknown(config.engine, "serve.engine")
     bound = _port(config.host, config.port if port is None else port)
     gpus = engine.gpus(config.engine)
     need(f"serve ({len(models)} models of 1 CPU and {gpus} GPUs each)", len(models), gpus * len(models))

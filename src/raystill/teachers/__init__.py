@@ -1,7 +1,8 @@
 """Where completions come from. A kind is a class of one file here, or the user's own as `module:attr`.
 
 It is made once per replica with the recipe's teacher block and the model's folder, and answers one prompt at a time;
-a replica keeps many answers in flight. `local = True` says that it needs no engine and answers in the driver.
+a replica keeps many answers in flight. `local = True` says that it needs no engine and answers in the driver;
+`dear = True`, where a teacher has it, that each answer is kept as soon as it is there, since asking again costs money.
 """
 
 import dataclasses
@@ -32,7 +33,14 @@ class Teacher(Protocol):
 
 
 class RowError(Exception):
-    """This prompt cannot be answered; its text is the reason, without the prompt. The others go on."""
+    """This prompt cannot be answered; its text is the reason, without the prompt. The others go on.
+
+    transient: it might be, if it were asked again later.
+    """
+
+    def __init__(self, reason: str, *, transient: bool = False) -> None:
+        super().__init__(reason)
+        self.transient = transient
 
 
 class EngineDied(Exception):
@@ -45,6 +53,6 @@ def generation(prompt: Prompt, **answer: Any) -> Generation:
     return Generation(**asked, teacher="teacher", **answer)
 
 
-def failure(prompt: Prompt, reason: str) -> Generation:
+def failure(prompt: Prompt, reason: str, *, transient: bool = False) -> Generation:
     """The row that stands for an answer which could not be had."""
-    return generation(prompt, finish_reason="error", error=reason)
+    return generation(prompt, finish_reason="error", error=reason, transient=transient)

@@ -7,12 +7,17 @@ before each row; a row begun twice without an answer ended its engine twice, and
 
 import asyncio
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
+import time
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import psutil
 
 from raystill import artifacts, plugins, recipe, storage
 from raystill.errors import Corrupted, RaystillError, StageError
@@ -22,6 +27,8 @@ from raystill.teachers import KINDS, EngineDied, RowError, Teacher, failure
 CAREFUL_ATTEMPT = 3
 """From this attempt on a unit runs row by row: two deaths may be bad luck, a third points at a row."""
 
+STALL_LOOK_S = 5.0
+"""Time between two looks whether anything was answered."""
 ENGINE_DEATHS = 3
 """Deaths of engines that had answered nothing at all, before the run gives up: then no row is to blame."""
 ROW_ATTEMPTS = 2
@@ -51,7 +58,12 @@ class Replica:
 
     def __init__(self, teacher: dict[str, Any], model: str | None) -> None:
         block = recipe.Teacher.model_validate(teacher)
+        self.stall_s = block.stall_s
         self.has_answered = False
+        self.last_answer = time.monotonic()
+        self.in_flight = 0
+        self.alone = False
+        self.door = asyncio.Condition()
         self.broken: RaystillError | None = None
         try:
             self.teacher: Teacher = plugins.load(block.kind, KINDS, "teacher")(block, model)
@@ -77,39 +89,115 @@ class Replica:
         if hashlib.sha256(data).hexdigest() != unit.sha256:
             raise Corrupted(f"{unit.prompts} does not match its checksum; move its folder away and run again")
         prompts = artifacts.decode(Prompt, data, unit.prompts)
-        if _attempt(unit.folder, unit.name) < CAREFUL_ATTEMPT:
-            answers = await asyncio.gather(*(self._row(unit, p) for p in prompts))
+        if _attempt(unit.folder, unit.name) >= CAREFUL_ATTEMPT:
+            async with self._nothing_else():
+                answers = [await self._careful_row(unit, p) for p in prompts]
+        elif getattr(self.teacher, "dear", False):
+            answers = await asyncio.gather(*(self._kept_row(unit, p) for p in prompts))
         else:
-            answers = [await self._careful_row(unit, p) for p in prompts]
+            answers = await asyncio.gather(*(self._row(unit, p) for p in prompts))
+        for prompt, row in zip(prompts, answers, strict=True):
+            _refuse_swapped(prompt, row)
         url = storage.join(unit.folder, unit.name)
         storage.put_if_absent(url, artifacts.encode(Generation, [g for row in answers for g in row]))
         return published(unit)
 
-    async def _row(self, unit: Unit, prompt: Prompt) -> list[Generation]:
+    async def _row(self, unit: Unit, prompt: Prompt, alone: bool = False) -> list[Generation]:
         try:
-            answers = await self.teacher.answer(prompt)
+            answers = await self._answer(prompt, alone)
         except RowError as e:
-            return [failure(prompt, str(e))]
+            return [failure(prompt, str(e), transient=e.transient)]
         except EngineDied as e:
             if not self.has_answered and _attempt(unit.folder, "engine") > ENGINE_DEATHS:
                 raise StageError(
                     f"the teacher's engine dies before its first answer ({e}); see the log for its own words, and check "
                     "that this engine can run this model on this machine"
                 ) from e
-            os._exit(1)  # Ray replaces the process and hands its units to the next; an exception would end the run
+            _end_process()
         self.has_answered = True
         return answers
 
+    async def _answer(self, prompt: Prompt, alone: bool) -> list[Generation]:
+        """The teacher's answers. Raises EngineDied when, with rows in flight, none has been answered for stall_s."""
+        async with self.door:
+            await self.door.wait_for(lambda: alone or not self.alone)
+            if not self.in_flight:
+                self.last_answer = time.monotonic()
+            self.in_flight += 1
+        asked = asyncio.ensure_future(self.teacher.answer(prompt))
+        try:
+            while not (await asyncio.wait({asked}, timeout=min(STALL_LOOK_S, self.stall_s)))[0]:
+                if time.monotonic() - self.last_answer > self.stall_s:
+                    raise EngineDied(f"no answer at all for teacher.stall_s = {self.stall_s:g} s")
+            self.last_answer = time.monotonic()
+            return asked.result()
+        finally:
+            asked.cancel()
+            async with self.door:
+                self.in_flight -= 1
+                self.door.notify_all()
+
+    @contextlib.asynccontextmanager
+    async def _nothing_else(self) -> AsyncIterator[None]:
+        """No other row in this process: one that ends it must not leave its mark on the rows of other units."""
+        async with self.door:
+            await self.door.wait_for(lambda: not self.alone)
+            self.alone = True
+            await self.door.wait_for(lambda: not self.in_flight)
+        try:
+            yield
+        finally:
+            async with self.door:
+                self.alone = False
+                self.door.notify_all()
+
     async def _careful_row(self, unit: Unit, prompt: Prompt) -> list[Generation]:
-        name = f"{unit.name}.{hashlib.sha256(prompt.id.encode()).hexdigest()[:12]}"
-        answered = storage.join(unit.folder, "attempts", f"{name}.answered")
-        if storage.exists(answered):
-            return [from_mapping(Generation, g) for g in json.loads(storage.read(answered))]
-        if _attempt(unit.folder, name) > ROW_ATTEMPTS:
+        if (kept := _kept(unit, prompt)) is not None:
+            return kept
+        if _attempt(unit.folder, _row_name(unit, prompt)) > ROW_ATTEMPTS:
             return [failure(prompt, "ended its engine")]
-        answers = await self._row(unit, prompt)
-        storage.put_if_absent(answered, json.dumps([dataclasses.asdict(g) for g in answers]).encode())
+        return await self._kept_row(unit, prompt, alone=True)
+
+    async def _kept_row(self, unit: Unit, prompt: Prompt, alone: bool = False) -> list[Generation]:
+        """A row whose answers are kept by themselves, so that a unit begun anew does not ask for them again."""
+        if (kept := _kept(unit, prompt)) is not None:
+            return kept
+        answers = await self._row(unit, prompt, alone)
+        if not any(g.transient for g in answers):
+            said = json.dumps([dataclasses.asdict(g) for g in answers]).encode()
+            storage.put_if_absent(_kept_url(unit, prompt), said)
         return answers
+
+
+def _row_name(unit: Unit, prompt: Prompt) -> str:
+    return f"{unit.name}.{hashlib.sha256(prompt.id.encode()).hexdigest()[:12]}"
+
+
+def _kept_url(unit: Unit, prompt: Prompt) -> str:
+    return storage.join(unit.folder, "attempts", f"{_row_name(unit, prompt)}.answered")
+
+
+def _kept(unit: Unit, prompt: Prompt) -> list[Generation] | None:
+    url = _kept_url(unit, prompt)
+    return [from_mapping(Generation, g) for g in json.loads(storage.read(url))] if storage.exists(url) else None
+
+
+def _refuse_swapped(prompt: Prompt, answers: Sequence[Generation]) -> None:
+    """Raise StageError when a row carries another row's prompt: a plug-in teacher's mistake that nothing else would show."""
+    for answer in answers:
+        if any(getattr(answer, f.name) != getattr(prompt, f.name) for f in dataclasses.fields(Prompt)):
+            raise StageError(
+                f"the teacher answered row {prompt.id} with the prompt of row {answer.id}; nothing of this unit is kept: "
+                "a teacher must return generation(prompt, ...) of the prompt that it was given"
+            )
+
+
+def _end_process() -> None:
+    """End this actor with its engine: Ray makes another and hands it the units; an exception would end the run."""
+    for child in psutil.Process().children(recursive=True):  # a stopped engine would outlive us and keep its memory
+        with contextlib.suppress(psutil.Error):
+            child.kill()
+    os._exit(1)
 
 
 def published(unit: Unit) -> Done:

@@ -1,7 +1,8 @@
 """A deterministic fake teacher with faults on cue: for fault and scale tests, never for claims.
 
 It answers with the reference, or with a text made from the row's id. A prompt that contains `<<error>>` fails as a row,
-one with `<<kill>>` ends the process each time, one with `<<kill-once:PATH>>` ends it once, leaving a file at PATH.
+one with `<<kill>>` ends the process each time, one with `<<kill-once:PATH>>` ends it once, leaving a file at PATH, and
+one with `<<hang-once:PATH>>` is never answered the first time.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from raystill import recipe
 from raystill.records import Generation, Prompt
 from raystill.teachers import RowError, generation
 
-KILL_ONCE = re.compile(r"<<kill-once:([^>]+)>>")
+ONCE = re.compile(r"<<(kill|hang)-once:([^>]+)>>")
 
 
 class Scripted:
@@ -36,9 +37,11 @@ class Scripted:
             os._exit(1)
         if "<<kill>>" in asked:
             os._exit(1)
-        if (once := KILL_ONCE.search(asked)) and not Path(once[1]).exists():
-            Path(once[1]).touch()
-            os._exit(1)
+        if (once := ONCE.search(asked)) and not Path(once[2]).exists():
+            Path(once[2]).touch()
+            if once[1] == "kill":
+                os._exit(1)
+            await asyncio.Event().wait()
         if "<<error>>" in asked:
             raise RowError("scripted error")
         await asyncio.sleep(self.script.delay_s)

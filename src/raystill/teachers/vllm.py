@@ -11,6 +11,7 @@ from raystill import chat, engine, recipe
 from raystill.errors import ModelError
 from raystill.records import Generation, Ids, Prompt
 from raystill.teachers import EngineDied, RowError, generation
+from raystill.teachers.parts import Parser
 
 
 class Vllm:
@@ -31,6 +32,7 @@ class Vllm:
         except (ValueError, TypeError, OSError, RuntimeError) as e:
             said = " ".join(line.strip() for line in str(e).splitlines() if "errors.pydantic.dev" not in line)
             raise ModelError(f"vLLM cannot start with {model}: {said}; check teacher.model and teacher.engine") from e
+        self.parser = Parser(self.tokenizer, teacher.reasoning_parser, teacher.tool_parser)
         self.context_tokens: int = self.llm.vllm_config.model_config.max_model_len
 
     async def answer(self, prompt: Prompt) -> list[Generation]:
@@ -38,7 +40,10 @@ class Vllm:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         ids = chat.prompt_ids(
-            self.tokenizer, chat.view(prompt.messages, self.teacher.system, self.teacher.examples), prompt.tools
+            self.tokenizer,
+            chat.view(prompt.messages, self.teacher.system, self.teacher.examples),
+            prompt.tools,
+            self.teacher.chat_template_kwargs,
         )
         if len(ids) >= self.context_tokens:
             raise RowError("prompt longer than the teacher's context")
@@ -54,7 +59,7 @@ class Vllm:
             generation(
                 prompt,
                 sample_index=c.index,
-                text=c.text.strip(),
+                **vars(self.parser.split(c.text, prompt.tools)),
                 finish_reason=c.finish_reason or "stop",
                 prompt_tokens=len(ids),
                 output_tokens=len(c.token_ids),
@@ -76,9 +81,10 @@ class Vllm:
 
     def _sampling(self, prompt: Prompt, prompt_tokens: int) -> Any:
         from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
         s = self.teacher.sampling
+        form = s.structured
         row_seed = int.from_bytes(hashlib.sha256(f"{s.seed}/{prompt.id}".encode()).digest()[:4])
         return SamplingParams(
             n=s.n,
@@ -86,6 +92,9 @@ class Vllm:
             top_p=s.top_p,
             max_tokens=min(s.max_tokens, self.context_tokens - prompt_tokens),
             stop=s.stop,
+            structured_outputs=form
+            and StructuredOutputsParams(json=form.json_schema, regex=form.regex, choice=form.choice),
             seed=row_seed,
+            skip_special_tokens=not self.parser.needs_marks,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
