@@ -41,6 +41,20 @@ def test_every_step_is_named_with_its_state(tmp_path: Path) -> None:
     assert {s.state for s in made.steps} == {"to do"}
 
 
+def test_several_teachers_are_each_a_step(tmp_path: Path) -> None:
+    path = recipe(tmp_path, route="cascade")
+    text = (
+        Path(path)
+        .read_text()
+        .replace("teacher: {kind: reference}", "teachers: {cheap: {kind: reference}, dear: {kind: scripted}}")
+    )
+    Path(path).write_text(text)
+    made = planning.plan(path)
+    assert not made.problems
+    labels = [s.label for s in made.steps]
+    assert labels[:5] == ["prepare", "generate cheap", "route dear", "generate dear", "curate"]
+
+
 def test_hub_models_are_unresolved_and_no_error(tmp_path: Path) -> None:
     made = planning.plan(recipe(tmp_path, teacher="{model: deepseek-ai/DeepSeek-V3}"))
     states = {s.label: s.state for s in made.steps}
@@ -68,6 +82,9 @@ def problems(found: list[Problem]) -> str:
         ("train", "{loss: cross_entorpy}", "did you mean 'cross_entropy'?"),
         ("train", "{deepspeed: {train_batch_size: 4}}", "train_batch_size"),
         ("curate", "{filters: [emtpy]}", "did you mean 'empty'?"),
+        ("teacher", "{kind: reference, sampling: {n: 2, temperature: 0}}", "2 samples at temperature 0"),
+        ("teacher", "{kind: reference, sampling: {structured: {regex: a, choice: [a, b]}}}", "exactly one of"),
+        ("route", "{by: x, map: {a: nobody}}", "names no teacher of this recipe: nobody"),
         ("evaluate", "{max_tokens: 2048}", "could not be compared on the same rows"),
         ("trackers", "[tensorbord]", "did you mean 'tensorboard'?"),
         ("root", "ROWS/runs", "not writable"),

@@ -36,7 +36,7 @@ def locate(path: str, name: str) -> str:
 
 def rows(path: str, name: str, n: int) -> Iterator[str]:
     """The first n rows of a table as indented JSON."""
-    row = TABLES.get(name) or {"answers": Answer, "load": Load}.get(name.partition("/")[0])
+    row = TABLES.get(name.partition("/")[0]) or {"answers": Answer, "load": Load}.get(name.partition("/")[0])
     if row is None:
         raise RecipeError(f"'{name}' is no table; tables are: {', '.join([*TABLES, 'answers/MODEL', 'load/MODEL'])}")
     table = artifacts.load(Table, locate(path, name))

@@ -36,7 +36,8 @@ def _plugins(located: Located) -> Iterator[Problem]:
     recipe = located.recipe
     named: list[tuple[Loc, str, dict[str, str], str]] = [
         (("task",), recipe.task, tasks.KINDS, "task"),
-        (("teacher", "kind"), recipe.teacher.kind, teachers.KINDS, "teacher"),
+        *((("teachers", n, "kind"), t.kind, teachers.KINDS, "teacher") for n, t in recipe.teachers.items()),
+        *([] if recipe.teachers else [(("teacher", "kind"), recipe.teacher.kind, teachers.KINDS, "teacher")]),
         (("train", "loss"), recipe.train.loss, losses.KINDS, "loss"),
         *((("trackers", i), name, trackers.KINDS, "tracker") for i, name in enumerate(recipe.trackers)),
         *((("curate", "filters", i), name, filters.KINDS, "filter") for i, name in enumerate(recipe.curate.filters)),
@@ -57,11 +58,16 @@ def _data(located: Located) -> Iterator[Problem]:
 
 
 def _teacher(located: Located) -> Iterator[Problem]:
-    teacher = located.recipe.teacher
-    if teacher.model:
-        yield from _attempt(located, ("teacher", "model"), _model, teacher.model, located.recipe.root)
-    if teacher.recipe and not Path(teacher.recipe).is_file():
-        yield Problem(located.where("teacher", "recipe"), f"{teacher.recipe} does not exist", "check the path")
+    recipe = located.recipe
+    for name, teacher in recipe.all_teachers().items():
+        loc: Loc = ("teachers", name) if recipe.teachers else ("teacher",)
+        if teacher.model:
+            yield from _attempt(located, (*loc, "model"), _model, teacher.model, recipe.root)
+        if teacher.recipe and not Path(teacher.recipe).is_file():
+            yield Problem(located.where(*loc, "recipe"), f"{teacher.recipe} does not exist", "check the path")
+        yield from _attempt(
+            located, (*loc, "engine"), engine.refuse_owned, teacher.engine, ".".join(map(str, (*loc, "engine")))
+        )
 
 
 def _students(located: Located) -> Iterator[Problem]:
@@ -115,8 +121,7 @@ def _comparable(located: Located) -> Iterator[Problem]:
 
 def _owned(located: Located) -> Iterator[Problem]:
     recipe = located.recipe
-    for loc, keys in ((("teacher", "engine"), recipe.teacher.engine), (("serve", "engine"), recipe.serve.engine)):
-        yield from _attempt(located, loc, engine.refuse_owned, keys, ".".join(loc))
+    yield from _attempt(located, ("serve", "engine"), engine.refuse_owned, recipe.serve.engine, "serve.engine")
     for line in zero.refuse_owned(recipe.train.deepspeed):
         what, _, fix = line.partition("; ")
         yield Problem(located.where("train", "deepspeed"), what, fix)

@@ -29,7 +29,8 @@ def examine(plan: Plan) -> Iterator[Finding]:
     if recipe is None:
         return
     yield _look("store refuses a second writer of one name", storage.probe, recipe.root)
-    for where, keys in (("teacher.engine", recipe.teacher.engine), ("serve.engine", recipe.serve.engine)):
+    engines = {f"{n}'s engine": t.engine for n, t in recipe.all_teachers().items()}
+    for where, keys in {**engines, "serve.engine": recipe.serve.engine}.items():
         if keys:
             yield _look(f"{where}: arguments that vLLM knows", engine.refuse_unknown, keys, where)
     for name in _paths(recipe):
@@ -58,8 +59,9 @@ def _readable(path: str) -> None:
 
 
 def _models(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    if recipe.teacher.model:
-        yield "teacher", recipe.teacher.model
+    for name, teacher in recipe.all_teachers().items():
+        if teacher.model:
+            yield name, teacher.model
     for name, student in recipe.all_students().items():
         model = student.init.from_ if isinstance(student.init, Cut) else student.model
         if model and model != "teacher":
@@ -85,7 +87,7 @@ def _fit(plan: Plan, role: str, model: str) -> None:
     table = artifacts.load(Table, prepared.url)
     folder = models.resolve(model, recipe.root, offline=False).folder()
     tokenizer, context = chat.load_tokenizer(folder), context_length(folder)
-    teacher = recipe.teacher if role == "teacher" else None
+    teacher = recipe.all_teachers().get(role)
     system = teacher.system if teacher else recipe.all_students()[role].system
     examples, arguments = (teacher.examples, teacher.chat_template_kwargs) if teacher else ([], {})
     rows = list(table.rows(Prompt))[:PROBE_ROWS] if table else []

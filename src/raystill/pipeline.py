@@ -17,10 +17,11 @@ from raystill.context import Context, Progress
 from raystill.errors import RecipeError
 from raystill.models import UNRESOLVED, resolve
 from raystill.provenance import hardware
-from raystill.recipe import Cut, Random, Recipe, Serve, Student, Train, Turn
+from raystill.recipe import ByColumn, Cut, Random, Recipe, Serve, Student, Teacher, Train, Turn
 from raystill.records import SPLITS
 from raystill.session import ray_session
 from raystill.stages import curate, evaluate, generate, initialize, prepare, report, serve, train
+from raystill.stages import route as router
 from raystill.steps import Do, Runner, StageDone, Step, on_demand
 from raystill.trackers import open_trackers
 
@@ -32,7 +33,8 @@ class Line:
     """A recipe's artifacts; models, answers and loads by the model's name in the report."""
 
     prompts: Table
-    generations: Table
+    generations: dict[str, Table]
+    """By teacher."""
     examples: Table
     models: dict[str, Checkpoint]
     answers: dict[str, Table] = field(default_factory=dict)
@@ -60,8 +62,12 @@ def run(
 def learn(recipe: Recipe, do: Do) -> Line:
     """From data to trained students."""
     prompts = do(prepared(recipe, do))
-    teacher = teacher_of(recipe, do)
-    generations = do(generated(recipe, teacher, prompts))
+    generations: dict[str, Table] = {}
+    asked = prompts
+    for name, kind in recipe.all_teachers().items():
+        asked = route_to(recipe, name, prompts if isinstance(recipe.route, ByColumn) else asked, generations, do)
+        generations[name] = do(generated(name, kind, weights_of(kind, do), asked))
+    teacher = weights_of(recipe.teacher, do)
     examples = do(curated(recipe, generations))
     models = {"teacher": teacher} if teacher else {}
     for name, student in recipe.all_students().items():
@@ -112,9 +118,32 @@ def prepared(recipe: Recipe, do: Do) -> Step[Table]:
     )
 
 
-def teacher_of(recipe: Recipe, do: Do) -> Checkpoint | None:
-    """The teacher's weights: given, or the student of another recipe, made first if it is missing."""
-    teacher = recipe.teacher
+def route_to(recipe: Recipe, name: str, prompts: Table, before: dict[str, Table], do: Do) -> Table:
+    """The prompts that a teacher is asked: all, those of its column's values, or those that failed before."""
+    route = recipe.route
+    if isinstance(route, ByColumn):
+        decides: dict[str, object] = {"route": route.identity(), "teacher": name}
+        return do(routed(name, decides, {"prompts": prompts}, lambda c: router.by_column(route, name, prompts, c)))
+    if route == "all" or not before:
+        return prompts
+    last = list(before.values())[-1]
+    decides = {"route": "cascade", "task": task_identity(recipe)}
+    inputs: dict[str, Artifact | None] = {"prompts": prompts, "before": last}
+    return do(routed(name, decides, inputs, lambda c: router.failed(recipe.task, prompts, last, c)))
+
+
+def routed(
+    name: str,
+    decides: Mapping[str, object],
+    inputs: Mapping[str, Artifact | None],
+    make: Callable[[Context], Outcome],
+) -> Step[Table]:
+    """One teacher's share of the prompts."""
+    return Step(f"route {name}", "route", router.VERSION, decides, inputs, Table, make)
+
+
+def weights_of(teacher: Teacher, do: Do) -> Checkpoint | None:
+    """A teacher's weights: given, or the student of another recipe, made first if it is missing."""
     if teacher.recipe is None:
         return resolve(teacher.model, do.root, offline=do.offline) if teacher.model else None
     other = recipe_file.load(teacher.recipe).recipe
@@ -123,22 +152,22 @@ def teacher_of(recipe: Recipe, do: Do) -> Checkpoint | None:
     return learn(other, do).models["student"]
 
 
-def generated(recipe: Recipe, teacher: Checkpoint | None, prompts: Table) -> Step[Table]:
-    """The teacher's answers."""
-    kind = plugins.identity(recipe.teacher.kind, teachers.KINDS, "teacher")
+def generated(name: str, teacher: Teacher, weights: Checkpoint | None, prompts: Table) -> Step[Table]:
+    """A teacher's answers. Its name is no identity: two recipes may call it differently and share them."""
+    kind = plugins.identity(teacher.kind, teachers.KINDS, "teacher")
     return Step(
-        label="generate",
+        label="generate" if name == "teacher" else f"generate {name}",
         stage="generate",
         version=generate.VERSION,
-        decides={"teacher": recipe.teacher.identity() | {"kind": kind}},
-        inputs={"prompts": prompts, "teacher": teacher},
+        decides={"teacher": teacher.identity() | {"kind": kind}},
+        inputs={"prompts": prompts, "teacher": weights},
         kind=Table,
-        make=lambda context: generate.generate(recipe.teacher, teacher, prompts, context),
-        ray=generate.needs_ray(recipe.teacher),
+        make=lambda context: generate.generate(teacher, weights, prompts, context),
+        ray=generate.needs_ray(teacher),
     )
 
 
-def curated(recipe: Recipe, generations: Table) -> Step[Table]:
+def curated(recipe: Recipe, generations: Mapping[str, Table]) -> Step[Table]:
     """The answers worth learning from."""
     chosen = [plugins.identity(name, filters.KINDS, "filter") for name in recipe.curate.filters]
     return Step(
@@ -146,7 +175,7 @@ def curated(recipe: Recipe, generations: Table) -> Step[Table]:
         stage="curate",
         version=curate.VERSION,
         decides={"curate": recipe.curate.identity() | {"filters": chosen}, "task": task_identity(recipe)},
-        inputs={"generations": generations},
+        inputs=dict(generations),
         kind=Table,
         make=lambda context: curate.curate(recipe.curate, recipe.task, generations, context),
     )
@@ -254,7 +283,8 @@ def view_of(recipe: Recipe, name: str) -> tuple[str | None, list[Turn]]:
 
 def point(recipe: Recipe, made: Line) -> None:
     """Note the newest set of artifacts under the recipe's name: `<root>/runs/<name>.json`."""
-    parts: Mapping[str, Artifact] = {"prepare": made.prompts, "generate": made.generations, "curate": made.examples}
+    answers = {"generate" if n == "teacher" else f"generate/{n}": table for n, table in made.generations.items()}
+    parts: Mapping[str, Artifact] = {"prepare": made.prompts, **answers, "curate": made.examples}
     newest = {key: artifact.url for key, artifact in {**parts, **made.models}.items()}
     newest |= {f"answers/{n}": a.url for n, a in made.answers.items()} | {
         f"load/{n}": a.url for n, a in made.loads.items()

@@ -209,6 +209,13 @@ class Teacher(Block):
         return self
 
 
+class ByColumn(Block):
+    """Each prompt goes to the teacher that its column's value names."""
+
+    by: str = required("column of the data")
+    map: dict[str, str] = required("value to teacher; '*' stands for all other values", min_length=1)
+
+
 class Cut(Block):
     """A student cut from the layers of a larger model."""
 
@@ -363,7 +370,14 @@ class Recipe(Block):
     name: Name = required("name of the run: lower-case letters, digits, '-'")
     task: str = required("classification, conversation, or module:attr")
     data: Data = required("prompts")
-    teacher: Teacher = required("who answers")
+    teacher: Teacher = required("who answers; with several, the one that the report compares with")
+    teachers: dict[Name, Teacher] = setting({}, "several teachers by name, the first is compared with", "one teacher")
+    route: Literal["all", "cascade"] | ByColumn = setting(
+        "all",
+        "who answers what: all everything, cascade the next where one's answer fails the task's check, or "
+        "{by: column, map: {value: teacher}}",
+        "every teacher sees every prompt",
+    )
     student: Student | None = setting(None, "who learns", "one of student and students")
     students: dict[Name, Student] = setting({}, "several students by name, sharing one teacher", "one student")
     curate: Curate = setting(Curate(), "which answers are kept", "drops what is plainly bad")
@@ -378,13 +392,30 @@ class Recipe(Block):
     )
     root: str = setting("runs", "folder or s3:// prefix that holds every artifact", "beside the recipe", identity=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _first_teacher(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("teachers"), dict) and values["teachers"]:
+            if "teacher" in values:
+                raise ValueError(
+                    "a recipe has one of 'teacher' and 'teachers'; move 'teacher' into 'teachers' by a name"
+                )
+            return {**values, "teacher": next(iter(values["teachers"].values()))}
+        return values
+
     @model_validator(mode="after")
     def _one_student_form(self) -> Self:
         if (self.student is None) == (not self.students):
             raise ValueError("a recipe needs exactly one of 'student' and 'students'")
         if clash := {"teacher", "baseline"} & set(self.students):
             raise ValueError(f"'{clash.pop()}' is a fixed name in the report; call the student something else")
+        if clash := set(self.teachers) & set(self.students):
+            raise ValueError(f"'{clash.pop()}' is a teacher and a student; give one of them another name")
         return self
+
+    def all_teachers(self) -> dict[str, Teacher]:
+        """Teachers by name, in order; a single one is called 'teacher'."""
+        return dict(self.teachers) or {"teacher": self.teacher}
 
     def all_students(self) -> dict[str, Student]:
         """Students by name; a single one is called 'student'."""

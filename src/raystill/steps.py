@@ -63,7 +63,7 @@ class Do(Protocol):
 
 ONLY: dict[str, tuple[str, ...]] = {
     "prepare": ("prepare",),
-    "generate": ("generate",),
+    "generate": ("route", "generate"),
     "curate": ("curate",),
     "train": ("initialize", "train"),
     "evaluate": ("answer", "load"),

@@ -8,7 +8,7 @@ from raystill.filters.task import task
 from raystill.filters.truncated import truncated
 from raystill.records import Generation, Message
 
-RULES = Rules(max_tokens=10, check=lambda prompt, text: None if text == prompt.reference else "wrong")
+RULES = Rules(max_tokens=10, parse=str.lower, check=lambda prompt, text: None if text == prompt.reference else "wrong")
 ROW = Generation("1", None, [Message("user", "hi")], None, "t", "f", "train", "yes", "{}", text="yes", output_tokens=10)
 
 

@@ -47,7 +47,7 @@ def line(root: Path, references: bool = True) -> Line:
     counts = {"read": 31, "rows": {"train": 10, "test": 20}, "rejected": {"not JSON": 1}}
     made = Line(
         table(url, "prepare", *parts, counts=counts),
-        table(root / "generate", "generate", counts={"rows": 10, "answers": 9, "errors": {"too long": 1}}),
+        {"teacher": table(root / "generate", "generate", counts={"rows": 10, "answers": 9, "errors": {"too long": 1}})},
         table(
             root / "curate",
             "curate",

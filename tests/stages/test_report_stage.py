@@ -28,7 +28,7 @@ class Made:
     """A line, as the pipeline hands it over."""
 
     prompts: Table
-    generations: Table
+    generations: dict[str, Table]
     examples: Table
     models: dict[str, Checkpoint]
     answers: dict[str, Table] = field(default_factory=dict)
@@ -157,7 +157,7 @@ def line(root: Path, *, references: bool = True) -> Made:
         "baseline": model(root, "baseline", 100),
         "student": model(root, "student", 100),
     }
-    return Made(prepared, generated, curated, models, answers, loads)
+    return Made(prepared, {"teacher": generated}, curated, models, answers, loads)
 
 
 def written(folder: str) -> tuple[dict[str, Any], str, str]:

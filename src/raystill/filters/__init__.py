@@ -17,6 +17,7 @@ KINDS = {
     "overlong": "raystill.filters.overlong:overlong",
     "duplicate": "raystill.filters.duplicate:duplicate",
     "task": "raystill.filters.task:task",
+    "best": "raystill.filters.best:best",
 }
 
 
@@ -27,6 +28,8 @@ class Rules:
     max_tokens: int
     check: Callable[[Prompt, str], str | None]
     """The task's check."""
+    parse: Callable[[str], str | None]
+    """What an answer says, by the task."""
 
 
 Filter = Callable[[Sequence[Generation], Rules], list[str | None]]

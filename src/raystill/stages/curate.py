@@ -8,7 +8,7 @@ content.
 import collections
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from raystill import filters, plugins, recipe, storage, tasks
@@ -26,15 +26,15 @@ Key = tuple[str, str, int]
 _BLANK = Generation("", None, [], None, "", "", "", None, "{}")
 
 
-def curate(curate: recipe.Curate, task: str, generations: Table, context: Context) -> Outcome:
-    """Examples from generations, in the same parts. Raises DataError when nothing is left to train on.
+def curate(curate: recipe.Curate, task: str, generations: Mapping[str, Table], context: Context) -> Outcome:
+    """Examples from each teacher's generations, in the same parts. Raises DataError when nothing is left to train on.
 
     Failed generations are dropped first, then each filter sees what the ones before it kept.
     """
-    judge: tasks.Task = plugins.load(task, tasks.KINDS, "task")(references(generations))
-    rules = Rules(curate.max_tokens, judge.check)
+    judge: tasks.Task = plugins.load(task, tasks.KINDS, "task")(references(generations.values()))
+    rules = Rules(curate.max_tokens, judge.check, judge.parse)
     passes = _passes([plugins.load(name, filters.KINDS, "filter") for name in curate.filters])
-    parts = generations.parts(*SPLITS)
+    parts = [(name, table, part) for name, table in generations.items() for part in table.parts(*SPLITS)]
     context.progress.start(context.label, len(parts) * len(passes), "parts")
 
     dropped: dict[Key, tuple[str, str]] = {}
@@ -42,8 +42,9 @@ def curate(curate: recipe.Curate, task: str, generations: Table, context: Contex
     counted: collections.Counter[str] = collections.Counter()
     for number, (by_prompt, over_set) in enumerate(passes):
         gathered: list[Generation] = []
-        for part in parts:
-            rows = decode(Generation, generations.read(part.path), f"{generations.url}/{part.path}")
+        for teacher, table, part in parts:
+            rows = decode(Generation, table.read(part.path), f"{table.url}/{part.path}")
+            rows = [dataclasses.replace(row, teacher=teacher) for row in rows]
             if number == 0:
                 counted.update(row.split for row in rows)
                 _drop(dropped, rows, [row.error and f"error: {row.error}" for row in rows])
@@ -64,12 +65,13 @@ def curate(curate: recipe.Curate, task: str, generations: Table, context: Contex
     if not counts["kept"]["train"]:
         raise _nothing_left(counts)
     files.append(_write_dropped(context.url, dropped))
-    return Outcome("examples", files, Example.SCHEMA, counts, dict(generations.facts))
+    tokenizers = {name: table.facts["tokenizer"] for name, table in generations.items() if "tokenizer" in table.facts}
+    return Outcome("examples", files, Example.SCHEMA, counts, {"tokenizers": tokenizers})
 
 
-def references(table: Table) -> set[str]:
+def references(tables: Iterable[Table]) -> set[str]:
     """All references of the train and validation rows."""
-    return {r for r in table.column("reference", *SPLITS) if r is not None}
+    return {r for table in tables for r in table.column("reference", *SPLITS) if r is not None}
 
 
 def example(row: Generation, reasoning: bool) -> Example:

@@ -25,7 +25,7 @@ class Line(Protocol):
     @property
     def prompts(self) -> Table: ...
     @property
-    def generations(self) -> Table: ...
+    def generations(self) -> Mapping[str, Table]: ...
     @property
     def examples(self) -> Table: ...
     @property
@@ -119,7 +119,8 @@ def _parameters(model: Checkpoint) -> int | None:
 
 def _steps(made: Line) -> Iterator[Made]:
     """Finished steps in the line's order."""
-    named: dict[str, Artifact] = {"prepare": made.prompts, "generate": made.generations, "curate": made.examples}
+    answers = {"generate" if n == "teacher" else f"generate {n}": table for n, table in made.generations.items()}
+    named: dict[str, Artifact] = {"prepare": made.prompts, **answers, "curate": made.examples}
     named |= {f"train {n}" if n not in ("teacher", "baseline") else n: m for n, m in made.models.items()}
     named |= {f"answer {n}": a for n, a in made.answers.items()} | {f"measure {n}": a for n, a in made.loads.items()}
     for label, artifact in named.items():

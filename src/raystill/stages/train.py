@@ -108,12 +108,13 @@ def _encoded(
     train: recipe.Train, system: str | None, examples: Table, student: Checkpoint, counts: Counts
 ) -> Iterator[tuple[str, chat.Encoded, float]]:
     tokenizer = chat.load_tokenizer(student.folder())
-    same = examples.facts.get("tokenizer") == chat.fingerprint(tokenizer)
+    own = chat.fingerprint(tokenizer)
+    written_by = examples.facts.get("tokenizers", {})
     for example in examples.rows(Example, "train", "validation"):
         messages = chat.view(example.messages, system, [])
         # A system message that came or went moves the turns behind it.
         turns = [i + len(messages) - len(example.messages) for i in example.loss_turns]
-        given = example.completion_ids if same else None
+        given = example.completion_ids if written_by.get(example.teacher) == own else None
         encoded = chat.encode(tokenizer, messages, turns, given, example.tools)
         if len(encoded.input_ids) > train.max_length:
             counts.rejected["too long"] = counts.rejected.get("too long", 0) + 1

@@ -1,0 +1,59 @@
+"""route: the prompts of one teacher among several, by a column's value or because the teacher before failed.
+
+Parts keep their names' split and their order, so a unit whose rows stay the same keeps its answers.
+"""
+
+import collections
+import json
+from collections.abc import Callable
+
+from raystill import plugins, recipe, tasks
+from raystill.artifacts import Outcome, Table, decode, write_part
+from raystill.context import Context
+from raystill.errors import DataError
+from raystill.records import Generation, Prompt, Split
+
+VERSION = 1
+SPLITS: tuple[Split, ...] = ("train", "validation")
+OTHERS = "*"
+"""Key of route.map for every value that it does not name."""
+
+
+def by_column(route: recipe.ByColumn, name: str, prompts: Table, context: Context) -> Outcome:
+    """The prompts whose column's value leads to this teacher. Raises DataError for a value that leads nowhere."""
+    lost: collections.Counter[str] = collections.Counter()
+
+    def wanted(prompt: Prompt) -> bool:
+        value = str(json.loads(prompt.columns).get(route.by))
+        to = route.map.get(value, route.map.get(OTHERS))
+        lost[value] += to is None
+        return to == name
+
+    outcome = _chosen(prompts, wanted, context)
+    if nowhere := +lost:
+        said = ", ".join(f"{value!r} ({n} rows)" for value, n in nowhere.most_common(5))
+        raise DataError(
+            f"route.map leads nowhere for {route.by} = {said}; name these values, or add '{OTHERS}': TEACHER"
+        )
+    return outcome
+
+
+def failed(task: str, prompts: Table, before: Table, context: Context) -> Outcome:
+    """The prompts of which none of the answers before is one that the task's check would keep."""
+    references = {r for r in before.column("reference", *SPLITS) if r is not None}
+    judge: tasks.Task = plugins.load(task, tasks.KINDS, "task")(references)
+    good = {g.id for g in before.rows(Generation, *SPLITS) if not g.error and g.text and judge.check(g, g.text) is None}
+    return _chosen(prompts, lambda prompt: prompt.id not in good, context)
+
+
+def _chosen(prompts: Table, wanted: Callable[[Prompt], bool], context: Context) -> Outcome:
+    parts = prompts.parts(*SPLITS)
+    context.progress.start(context.label, len(parts), "parts")
+    files, rows = [], 0
+    for part in parts:
+        kept = [p for p in decode(Prompt, prompts.read(part.path), f"{prompts.url}/{part.path}") if wanted(p)]
+        if kept:
+            files.append(write_part(context.url, kept[0].split, Prompt, kept))
+        rows += len(kept)
+        context.progress.advance(1)
+    return Outcome("prompts", files, Prompt.SCHEMA, {"rows": rows, "of": sum(part.rows for part in parts)})
