@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from raystill import engine, filters, losses, models, plugins, sources, storage, tasks, teachers, trackers
 from raystill.errors import Problem, RaystillError
-from raystill.recipe import Cut, Student
+from raystill.recipe import ByColumn, Cut, Student
 from raystill.recipe_file import Loc, Located
 from raystill.stages import prepare
 from raystill.training import zero
@@ -65,9 +65,11 @@ def _teacher(located: Located) -> Iterator[Problem]:
             yield from _attempt(located, (*loc, "model"), _model, teacher.model, recipe.root)
         if teacher.recipe and not Path(teacher.recipe).is_file():
             yield Problem(located.where(*loc, "recipe"), f"{teacher.recipe} does not exist", "check the path")
-        yield from _attempt(
-            located, (*loc, "engine"), engine.refuse_owned, teacher.engine, ".".join(map(str, (*loc, "engine")))
-        )
+        where = f"teachers.{name}.engine" if recipe.teachers else "teacher.engine"
+        yield from _attempt(located, (*loc, "engine"), engine.refuse_owned, teacher.engine, where)
+    if isinstance(recipe.route, ByColumn) and (gone := set(recipe.route.map.values()) - set(recipe.all_teachers())):
+        said = f"route.map names no teacher of this recipe: {', '.join(sorted(gone))}"
+        yield Problem(located.where("route"), said, f"there are: {', '.join(recipe.all_teachers())}")
 
 
 def _students(located: Located) -> Iterator[Problem]:
