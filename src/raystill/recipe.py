@@ -328,7 +328,9 @@ class Prices(Block):
 class Generate(Block):
     """Where and how wide generation runs."""
 
-    replicas: int = setting(1, "teacher engines", "one fits a laptop", identity=False, ge=1)
+    replicas: int | tuple[int, int] = setting(
+        1, "teacher engines; [least, most] grows and shrinks with the load", "one fits a laptop", identity=False
+    )
     cpus: int | None = setting(
         None, "CPUs per engine", "all of the machine's, shared by the replicas", identity=False, ge=1
     )
@@ -336,6 +338,17 @@ class Generate(Block):
     units_in_flight: int = setting(
         4, "units that one engine works on at once", "keeps its batch full", identity=False, ge=1
     )
+
+    @model_validator(mode="after")
+    def _some_replicas(self) -> Self:
+        least, most = self.between()
+        if not 1 <= least <= most:
+            raise ValueError(f"replicas: {[least, most]} must be 1 <= least <= most; e.g. replicas: [1, 8]")
+        return self
+
+    def between(self) -> tuple[int, int]:
+        """Fewest and most replicas."""
+        return (self.replicas, self.replicas) if isinstance(self.replicas, int) else self.replicas
 
 
 class Workers(Block):

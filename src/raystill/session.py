@@ -53,6 +53,17 @@ def _start(compute: Compute) -> None:
     ray.init(num_cpus=cpus, include_dashboard=False)
 
 
+def fit(what: str, most: int, cpus: float, gpus: float = 0) -> int:
+    """How many of `most` equal actors this cluster can hold. Raises ResourceError when not even one fits."""
+    import ray
+
+    has = ray.cluster_resources()
+    room = min(most, *(int(has.get(kind, 0) // each) for kind, each in (("CPU", cpus), ("GPU", gpus)) if each))
+    if room < 1:
+        need(f"one {what}", cpus, gpus)
+    return room
+
+
 def need(what: str, cpus: float, gpus: float = 0) -> None:
     """Raise ResourceError with the arithmetic when the cluster could never place this; Ray would wait for ever."""
     import ray

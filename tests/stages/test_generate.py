@@ -2,10 +2,13 @@
 
 import io
 import json
+import threading
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import ray
@@ -127,9 +130,45 @@ def test_n_samples_are_n_rows(tmp_path: Path) -> None:
 
 def test_too_few_cpus_are_refused_with_the_arithmetic(tmp_path: Path) -> None:
     prompts = prompts_of(tmp_path, [["a"]])
-    wide = Compute.model_validate({"generate": {"replicas": 100, "cpus": 2}})
-    with pytest.raises(ResourceError, match=r"100 replicas of 2 CPUs.*needs 200 CPUs and this Ray cluster has"):
+    wide = Compute.model_validate({"generate": {"cpus": 1000}})
+    with pytest.raises(
+        ResourceError, match=r"one generate replica of 1000 CPUs.*needs 1000 CPUs and this Ray cluster has"
+    ):
         generate.generate(SCRIPTED, None, prompts, context(tmp_path, "a", wide))
+
+
+def test_the_run_goes_on_with_the_replicas_that_fit_and_says_so(tmp_path: Path) -> None:
+    prompts = prompts_of(tmp_path, [["a"], ["b"]])
+    wide = Compute.model_validate({"generate": {"replicas": 100, "cpus": 2}})
+    said = io.StringIO()
+    generate.generate(SCRIPTED, None, prompts, replace(context(tmp_path, "a", wide), progress=Lines(said)))
+    assert "of 100 replicas fit this cluster" in said.getvalue()
+    assert len(ledger(tmp_path, "a", prompts)[0]) == 2
+
+
+def test_the_pool_grows_under_load_and_shrinks_again(tmp_path: Path) -> None:
+    prompts = prompts_of(tmp_path, [[f"{u}"] for u in range(40)])
+    elastic = {"generate": {"replicas": [1, 3], "cpus": 1, "units_in_flight": 1}}
+    slow = Teacher.model_validate({"kind": "scripted", "scripted": {"delay_s": 1.5}})
+    counted: list[int] = []
+    done = threading.Event()
+
+    def count() -> None:
+        while not done.wait(0.3):
+            counted.append(
+                sum("MapWorker" in " ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"]))
+            )
+
+    watching = threading.Thread(target=count)
+    watching.start()
+    try:
+        generate.generate(slow, None, prompts, context(tmp_path, "a", Compute.model_validate(elastic)))
+    finally:
+        done.set()
+        watching.join()
+    assert max(counted) == 3
+    assert next(n for n in counted if n) == 1
+    assert len(ledger(tmp_path, "a", prompts)[0]) == 40
 
 
 def test_no_prompt_is_in_the_attempts(tmp_path: Path) -> None:

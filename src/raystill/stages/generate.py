@@ -15,14 +15,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from raystill import chat, engine, recipe, storage
-from raystill import errors as user_errors
-from raystill.artifacts import Checkpoint, File, Outcome, Table
+from raystill.artifacts import Checkpoint, Outcome, Table
 from raystill.context import Context
 from raystill.errors import Interrupted, StageError
 from raystill.plugins import load
 from raystill.records import Generation
-from raystill.session import need
-from raystill.teachers import KINDS, Teacher
+from raystill.teachers import KINDS, Teacher, pool
 from raystill.teachers.replica import Done, Replica, Unit, published
 
 VERSION = 1
@@ -105,36 +103,8 @@ def _answers(teacher: recipe.Teacher, model: str | None, units: Sequence[Unit], 
 
     engine.refuse_unknown(teacher.engine, "teacher.engine")
 
-    import ray
-
-    wide = context.compute.generate
-    gpus = wide.gpus if wide.gpus is not None else engine.gpus(teacher.engine) if teacher.kind == "vllm" else 0
-    cpus = wide.cpus or max(1, (os.cpu_count() or 1) // wide.replicas)
-    need(
-        f"generate ({wide.replicas} replicas of {cpus} CPUs and {gpus} GPUs)",
-        wide.replicas * cpus,
-        wide.replicas * gpus,
-    )
-    dataset = ray.data.from_items([{"unit": json.dumps(vars(u))} for u in units], override_num_blocks=len(units))
-    answered = dataset.map_batches(
-        Replica,
-        fn_constructor_args=(block, model),
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=wide.replicas, max_tasks_in_flight_per_actor=2 * wide.units_in_flight),
-        num_cpus=cpus,
-        num_gpus=gpus,
-        max_concurrency=wide.units_in_flight,
-        runtime_env={"env_vars": engine.environment(cpus)},
-    )
-    try:
-        for row in answered.iter_rows():
-            values = json.loads(row["done"])
-            if "error" in values:
-                raise getattr(user_errors, values["error"])(values["says"])
-            yield Done(File(**values["file"]), values["counts"])
-    except ray.exceptions.RayError as e:
-        lines = [line for line in str(e).splitlines() if line.strip()] or [type(e).__name__]
-        raise StageError(f"generate failed: {lines[-1].strip()}") from e
+    wide, gpus = context.compute.generate, engine.gpus(teacher.engine) if teacher.kind == "vllm" else 0
+    yield from pool.over_replicas("generate", Replica, (block, model), units, wide, gpus, context.progress.say)
 
 
 def _in_driver(replica: Replica, units: Sequence[Unit], context: Context) -> Iterator[Done]:
