@@ -233,12 +233,12 @@ def _is_text(value: Any) -> bool:
 def request(
     model: str, messages: Sequence[Message], max_tokens: int, temperature: float = 0.0, **sampling: Any
 ) -> dict[str, Any]:
-    """The body of a request for one streamed answer; a None in `sampling` leaves that field out."""
+    """The body of a request for one streamed answer."""
     asked = [{k: v for k, v in asdict(m).items() if v is not None and k != "reasoning"} for m in messages]
     for message in asked:
         if "tool_calls" in message:
             message["tool_calls"] = json.loads(message["tool_calls"])
-    body = {
+    return {
         "model": model,
         "messages": asked,
         "max_tokens": max_tokens,
@@ -247,7 +247,6 @@ def request(
         "stream_options": {"include_usage": True},
         **sampling,
     }
-    return {k: v for k, v in body.items() if v is not None}
 
 
 @dataclass

@@ -58,9 +58,13 @@ class Prompt(Record):
 
 @dataclass(frozen=True)
 class Generation(Prompt):
-    """What a teacher answered. finish_reason is "stop", "length" or "error"; error says why in that case."""
+    """What a teacher answered. finish_reason is "stop", "length" or "error"; error says why in that case.
 
-    SCHEMA: ClassVar[int] = 1
+    transient marks an error that another run may not meet. cost is what a paid endpoint asked for the row, failed attempts
+    included, in the currency of the recipe's prices.
+    """
+
+    SCHEMA: ClassVar[int] = 2
     sample_index: int = 0
     teacher: str = ""
     text: str = ""
@@ -71,6 +75,9 @@ class Generation(Prompt):
     completion_ids: Ids = field(default_factory=lambda: Ids([]))
     elapsed_s: float = 0.0
     error: str | None = None
+    tool_calls: str | None = None
+    cost: float = 0.0
+    transient: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from raystill.records import Generation, Prompt
 
 KINDS = {
     "vllm": "raystill.teachers.vllm:Vllm",
+    "endpoint": "raystill.teachers.endpoint:Endpoint",
     "reference": "raystill.teachers.reference:Reference",
     "scripted": "raystill.teachers.scripted:Scripted",
 }
@@ -32,7 +33,15 @@ class Teacher(Protocol):
 
 
 class RowError(Exception):
-    """This prompt cannot be answered; its text is the reason, without the prompt. The others go on."""
+    """This prompt cannot be answered; its text is the reason, without the prompt. The others go on.
+
+    transient says that it may be answered another time, cost what was paid in vain.
+    """
+
+    def __init__(self, reason: str, *, transient: bool = False, cost: float = 0.0) -> None:
+        super().__init__(reason)
+        self.transient = transient
+        self.cost = cost
 
 
 class EngineDied(Exception):
@@ -45,6 +54,6 @@ def generation(prompt: Prompt, **answer: Any) -> Generation:
     return Generation(**asked, teacher="teacher", **answer)
 
 
-def failure(prompt: Prompt, reason: str) -> Generation:
+def failure(prompt: Prompt, reason: str, **more: Any) -> Generation:
     """The row that stands for an answer which could not be had."""
-    return generation(prompt, finish_reason="error", error=reason)
+    return generation(prompt, finish_reason="error", error=reason, **more)
