@@ -103,6 +103,7 @@ ASKED = {"url": "https://api.example.com/v1", "model": "large", "key_env": "EXAM
         ("{url: 'https://h', model: m, key_env: sk-SECRET}", "never the key"),
         ("{url: 'https://h', model: m, key_env: 0fSECRET}", "never the key"),
         ("{url: 'https://h', model: m, key_file: sk-SECRET}", "never the key"),
+        ("{url: 'https://h', model: m, key_file: hf_SECRETSECRETSECRET}", "never the key"),
         ("{url: 'https://h', model: m, key: sk-SECRET}", "unknown key 'key' in teacher.endpoint"),
         ("{url: 'https://h', model: m, key_env: A, key_file: b}", "one of 'key_env' and 'key_file'"),
         ("{url: 'https://h', model: m, extra: {stream: false}}", "may not set 'stream'"),

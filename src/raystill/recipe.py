@@ -141,8 +141,8 @@ class Price(Block):
 
 
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
-KEY = re.compile(r"\s*(Bearer |(sk|pk|gsk|hf|nvapi|xai|key|api)[-_])", re.IGNORECASE)
-"""How vendors' keys begin."""
+KEY = re.compile(r"\s*(sk-|Bearer |(gsk_|hf_|pk-|xai-|nvapi-|AIza)[\w-]{16})", re.IGNORECASE)
+"""How vendors' keys begin; hf_token.txt is a good name for a file."""
 NEVER_EXTRA = ("model", "messages", "stream", "n")
 ELSEWHERE = {
     "max_tokens": "sampling.max_tokens",

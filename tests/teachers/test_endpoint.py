@@ -338,7 +338,7 @@ def test_an_endpoint_that_stays_down_stops_the_run_and_not_row_by_row(server: Se
     def short(endpoint: Endpoint) -> None:
         endpoint.breaker.pause_s = endpoint.breaker.longest_s = 0.01
 
-    with pytest.raises(StageError, match="does not answer"):
+    with pytest.raises(StageError, match=r"does not answer \(HTTP 503\)"):
         ask(block(server), *(prompt(i) for i in range(40)), prepare=short)
     assert len(server.asked) < 40 + FAILED_TRIES
 
@@ -387,3 +387,20 @@ def test_a_key_comes_from_the_environment_or_a_file_and_is_one_word(
     monkeypatch.delenv("CANARY_KEY")
     with pytest.raises(RecipeError, match="export CANARY_KEY"):
         Endpoint(block(server), None)
+
+
+def test_a_unit_of_its_rows_is_published(server: Server, tmp_path: Any) -> None:
+    from raystill import artifacts, storage
+    from raystill.teachers.replica import Replica, Unit
+
+    rows = [prompt(i, messages=[Message("user", f"question {i}")]) for i in range(30)]
+    part = artifacts.write_part(str(tmp_path / "prompts"), "train", Prompt, rows)
+    unit = Unit("train-u.parquet", str(tmp_path / "prompts" / part.path), part.sha256, str(tmp_path / "generate"))
+    server.says = lambda i, body: (400, {}, b"") if body["messages"][0]["content"] == "question 7" else good()
+    made = block(server, {"price": {"input": 1, "output": 1}}).model_dump(mode="json", by_alias=True)
+    done = asyncio.run(Replica(made, None).run(unit))
+    assert (done.counts["rows"], done.counts["answers"], done.counts["errors"]) == (30, 29, {"HTTP 400": 1})
+    url = storage.join(unit.folder, unit.name)
+    answered = artifacts.decode(Generation, storage.read(url), url)
+    assert sum(g.cost for g in answered) == pytest.approx(29 * 50 / 1e6)
+    assert KEY not in repr(answered)  # decoded: pages are compressed

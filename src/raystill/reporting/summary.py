@@ -72,7 +72,8 @@ def summary(found: Findings) -> Report:
 
 def teacher_source(recipe: Recipe) -> str:
     """How the recipe names its teacher."""
-    return recipe.teacher.model or recipe.teacher.recipe or recipe.teacher.kind
+    teacher = recipe.teacher
+    return teacher.model or teacher.recipe or (teacher.endpoint.model if teacher.endpoint else teacher.kind)
 
 
 def _model(model: Model, found: Findings) -> dict[str, Any]:

@@ -50,6 +50,7 @@ class Endpoint:
         self.concurrency = Concurrency(self.endpoint.concurrency)
         self.breaker = Breaker()
         self.stopped: RaystillError | None = None
+        self.last_failure = ""
 
     async def answer(self, prompt: Prompt) -> list[Generation]:
         """`sampling.n` answers; samples without one are error rows, and RowError is raised when none has one.
@@ -107,6 +108,7 @@ class Endpoint:
                 reply = await self.client.attempt(asked)
             except Passing as e:
                 self.breaker.failed(probe)
+                self.last_failure = str(e)
                 self.concurrency.overloaded()
                 if e.status == 429:
                     self.rate.refused(sent_at, min(LONGEST_WAIT_S, e.wait_s or 0.0))
@@ -130,8 +132,8 @@ class Endpoint:
         """The last look before a request is sent."""
         if self.stopped is None and self.breaker.failed_probes >= FAILED_TRIES:
             self.stopped = StageError(
-                f"{self.host} does not answer, also after {FAILED_TRIES} single tries minutes apart; finished units are "
-                "kept: run the same command when it is up again"
+                f"{self.host} does not answer ({self.last_failure}), also not to {FAILED_TRIES} single tries over minutes; "
+                "finished units are kept: run the same command when it is up again"
             )
         if self.stopped is None and self.budget is not None and self.spent >= self.budget:
             self.stopped = OverBudget(
