@@ -98,6 +98,8 @@ def test_an_answer_has_its_text_usage_and_times(server: Server) -> None:
         (503, {"Retry-After": "soon"}, b""),
         (200, {}, events(["no chunk"])),
         (200, {}, events({"choices": [{"delta": "text"}]})),
+        (200, {}, events({"choices": [{"delta": {"content": ["text"]}}]})),
+        (200, {}, events({"choices": [{"delta": {"tool_calls": [7]}}]})),
         (200, {}, events(chunk("Hello", "stop"), {"choices": [], "usage": {"prompt_tokens": 3}})),
         (200, {"Content-Encoding": "gzip"}, b"not gzip"),
     ],
@@ -114,6 +116,8 @@ def test_an_answer_has_its_text_usage_and_times(server: Server) -> None:
         "no-date",
         "list",
         "no-delta",
+        "no-text",
+        "no-call",
         "half-usage",
         "not-gzip",
     ],
@@ -202,3 +206,51 @@ def test_a_stream_gives_its_pieces(server: Server) -> None:
             return [piece async for piece in client.stream("student", ASKED, 16)]
 
     assert asyncio.run(go()) == ["Hel", "lo"]
+
+
+def test_reasoning_and_tool_calls_are_put_together_from_their_pieces(server: Server) -> None:
+    def piece(**delta: Any) -> dict[str, Any]:
+        return {"choices": [{"delta": delta, "finish_reason": None}]}
+
+    def call(index: int, arguments: str, **start: Any) -> dict[str, Any]:
+        return {"index": index, **start, "function": {"arguments": arguments, **({"name": "find"} if start else {})}}
+
+    body = events(
+        piece(reasoning_content="First "), piece(reasoning="think."),
+        piece(tool_calls=[call(0, "", id="a", type="function")]), piece(tool_calls=[call(0, '{"q": ')]),
+        piece(tool_calls=[call(1, "{}", id="b"), call(0, "1}")]), chunk(finish="tool_calls", usage=USAGE),
+    )  # fmt: skip
+    reply = ask(server, (200, {}, body))
+    assert (reply.text, reply.reasoning, reply.finish_reason) == ("", "First think.", "tool_calls")
+    calls = json.loads(reply.tool_calls or "")
+    assert [(c["id"], c["function"]) for c in calls] == [
+        ("a", {"name": "find", "arguments": '{"q": 1}'}),
+        ("b", {"name": "find", "arguments": "{}"}),
+    ]
+
+
+def test_an_attempt_says_how_much_had_come_when_it_was_cut(server: Server) -> None:
+    server.script = [(200, {}, events(chunk("Hel"), chunk("lo"), done=False))]
+
+    async def go() -> None:
+        async with Client(f"http://127.0.0.1:{server.server_address[1]}") as client:
+            await client.attempt(module.request("student", ASKED, 16))
+
+    with pytest.raises(module.Passing) as caught:
+        asyncio.run(go())
+    assert caught.value.pieces == 2
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "asked"),
+    [
+        ("http://h:1", "http://h:1/v1/chat/completions"),
+        ("http://h:1/", "http://h:1/v1/chat/completions"),
+        ("https://h/v1", "https://h/v1/chat/completions"),
+        ("https://h/v1beta/openai/", "https://h/v1beta/openai/chat/completions"),
+    ],
+)
+def test_a_url_with_a_path_is_taken_as_it_is(url: str, asked: str) -> None:
+    request = Client(url)._http.build_request("POST", "chat/completions")
+    assert str(request.url) == asked

@@ -127,3 +127,29 @@ def test_resolved_gives_every_key_a_reason(tmp_path: Path) -> None:
     assert ("train.learning_rate", 2e-5, "1e-5 to 5e-5 suits models of 1B and more") in rows
     assert ("task", "conversation", "from the recipe") in rows
     assert all(why for _, _, why in rows)
+
+
+ENDPOINT = "{{kind: endpoint, endpoint: {{url: 'https://api.example.com', model: large{}}}}}"
+
+
+@pytest.mark.parametrize(
+    ("more", "lines", "says"),
+    [
+        (", key_env: NO_SUCH_KEY", {}, ("NO_SUCH_KEY holds no key", "export NO_SUCH_KEY=")),
+        (", key_file: nowhere/key", {}, ("nowhere/key holds no key", "write the key into it")),
+        ("", {"budget": "{usd: 5}"}, ("a budget needs the endpoint's price", "per million tokens")),
+        (", price: {input: 0, output: 0}", {"budget": "{usd: 5}"}, ("a budget needs the endpoint's price",)),
+        (
+            ", price: {input: 1, output: 4}",
+            {"budget": "{usd: 5}", "prices": "{currency: EUR}"},
+            ("in US dollars and prices are in EUR", "currency: USD"),
+        ),
+        (", price: {input: 1, output: 4}", {"budget": "{usd: 5}"}, ()),
+    ],
+)
+def test_an_endpoints_key_and_price_are_looked_for(
+    tmp_path: Path, more: str, lines: dict[str, str], says: tuple[str, ...]
+) -> None:
+    made = planning.plan(recipe(tmp_path, teacher=ENDPOINT.format(more), **lines))
+    assert len(made.problems) == bool(says)
+    assert all(s in problems(made.problems) for s in says)

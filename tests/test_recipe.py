@@ -86,3 +86,60 @@ def test_a_students_own_training_is_validated() -> None:
     )  # fmt: skip
     assert made.train_for(made.students["small"]) == Train(epochs=1)
     assert made.train_for(made.students["large"]) == Train()
+
+
+ASKED = {"url": "https://api.example.com/v1", "model": "large", "key_env": "EXAMPLE_KEY"}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "says"),
+    [
+        ("{url: api.example.com/v1, model: m}", "needs a scheme and a host; e.g. url: https://"),
+        ("{url: 'ftp://api.example.com', model: m}", "needs a scheme and a host"),
+        ("{url: 'https://', model: m}", "needs a scheme and a host"),
+        ("{url: 'https://me:SECRET@h/v1', model: m}", "no user, password or query"),
+        ("{url: 'https://h/v1?key=SECRET', model: m}", "no user, password or query"),
+        ("{url: 'https://h/v1/chat/completions', model: m}", "is the base, without /chat/completions"),
+        ("{url: 'https://h', model: m, key_env: sk-SECRET}", "never the key"),
+        ("{url: 'https://h', model: m, key_env: 0fSECRET}", "never the key"),
+        ("{url: 'https://h', model: m, key_file: sk-SECRET}", "never the key"),
+        ("{url: 'https://h', model: m, key_file: hf_SECRETSECRETSECRET}", "never the key"),
+        ("{url: 'https://h', model: m, key: sk-SECRET}", "unknown key 'key' in teacher.endpoint"),
+        ("{url: 'https://h', model: m, key_env: A, key_file: b}", "one of 'key_env' and 'key_file'"),
+        ("{url: 'https://h', model: m, extra: {stream: false}}", "may not set 'stream'"),
+        ("{url: 'https://h', model: m, extra: {n: null}}", "may not set 'n'"),
+        ("{url: 'https://h', model: m, extra: {seed: 3}}", "write it as teacher.sampling.seed"),
+        ("{url: 'https://h', model: m, extra: {token: sk-SECRET}}", "looks like a key"),
+        ("{url: 'https://h', model: m, price: {input: 1}}", "'teacher.endpoint.price.output' is missing"),
+        ("{url: 'https://h', model: m, concurrency: 0}", "teacher.endpoint.concurrency"),
+        ("null", "kind: endpoint needs an 'endpoint'"),
+    ],
+)  # fmt: skip
+def test_an_endpoint_that_cannot_be_asked_is_refused_and_no_key_is_shown(
+    tmp_path: Path, endpoint: str, says: str
+) -> None:
+    text = FIVE.replace("{model: deepseek-ai/DeepSeek-V3}", f"{{kind: endpoint, endpoint: {endpoint}}}")
+    with pytest.raises(RecipeProblems, match=r"recipe\.yaml:4") as caught:
+        recipe_file.load(written(tmp_path, text))
+    assert says in str(caught.value)
+    assert "SECRET" not in str(caught.value)
+
+
+def test_an_endpoint_belongs_to_its_kind() -> None:
+    assert Teacher.model_validate({"kind": "endpoint", "endpoint": ASKED}).endpoint
+    with pytest.raises(ValueError, match="write kind: endpoint"):
+        Teacher.model_validate({"model": "m", "endpoint": ASKED})
+    with pytest.raises(ValueError, match=r"from 'endpoint\.model'"):
+        Teacher.model_validate({"kind": "endpoint", "model": "m", "endpoint": ASKED})
+
+
+def test_what_is_asked_of_an_endpoint_is_its_identity_and_how_is_not() -> None:
+    def identity(**changes: object) -> object:
+        return Teacher.model_validate({"kind": "endpoint", "endpoint": {**ASKED, **changes}}).identity()
+
+    assert identity() == identity(
+        key_env="OTHER", requests_per_minute=5, tokens_per_minute=5, concurrency=1, timeout_s=1, price={"input": 1, "output": 2}
+    )  # fmt: skip
+    assert identity() != identity(url="https://other.example.com")
+    assert identity() != identity(model="small")
+    assert identity() != identity(extra={"reasoning_effort": "low"})

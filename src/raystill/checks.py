@@ -12,13 +12,14 @@ from raystill.errors import Problem, RaystillError
 from raystill.recipe import ByColumn, Cut, Student
 from raystill.recipe_file import Loc, Located
 from raystill.stages import prepare
+from raystill.teachers import endpoint
 from raystill.training import zero
 
 
 def check(located: Located) -> list[Problem]:
     """All mistakes, in the order of the recipe's own keys."""
     found: list[Problem] = []
-    for look in (_plugins, _data, _teacher, _students, _comparable, _owned, _root):
+    for look in (_plugins, _data, _teacher, _endpoint, _students, _comparable, _owned, _root):
         found += look(located)
     return found
 
@@ -70,6 +71,28 @@ def _teacher(located: Located) -> Iterator[Problem]:
     if isinstance(recipe.route, ByColumn) and (gone := set(recipe.route.map.values()) - set(recipe.all_teachers())):
         said = f"route.map names no teacher of this recipe: {', '.join(sorted(gone))}"
         yield Problem(located.where("route"), said, f"there are: {', '.join(recipe.all_teachers())}")
+
+
+def _endpoint(located: Located) -> Iterator[Problem]:
+    recipe = located.recipe
+    block = recipe.teacher.endpoint
+    if block is None:
+        return
+    yield from _attempt(located, ("teacher", "endpoint"), endpoint.key, block)
+    if recipe.budget.usd is None:
+        return
+    if block.price is None or not (block.price.input or block.price.output):
+        yield Problem(
+            located.where("budget", "usd"),
+            "a budget needs the endpoint's price, or nothing spent could be counted",
+            "teacher.endpoint: price: {input: …, output: …}, in US dollars per million tokens",
+        )
+    if recipe.prices.currency != "USD":
+        yield Problem(
+            located.where("prices", "currency"),
+            f"the budget is in US dollars and prices are in {recipe.prices.currency}, which are never converted",
+            "prices: {currency: USD}, with the endpoint's price in US dollars",
+        )
 
 
 def _students(located: Located) -> Iterator[Problem]:

@@ -12,9 +12,10 @@ import json
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -27,12 +28,18 @@ BACKOFF_S = 0.5
 LONGEST_WAIT_S = 60.0
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 """Statuses that may be gone at the next attempt."""
+REASONING = ("reasoning_content", "reasoning")
+"""Where vendors put what a model thinks before it answers."""
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
 """Hosts asked directly even where HTTP_PROXY is set: a proxy elsewhere cannot reach them and must not see the key."""
 
 
 class RequestFailed(Exception):
-    """This request got no answer; its text is the reason, without any content."""
+    """This request got no answer; its text is the reason, without any content, and status the endpoint's, if it said one."""
+
+    def __init__(self, reason: str, status: int | None = None) -> None:
+        super().__init__(reason)
+        self.status = status
 
 
 class Refused(RaystillError):
@@ -51,20 +58,26 @@ class Reply:
     output_tokens: int
     ttft_s: float
     elapsed_s: float
+    reasoning: str | None = None
+    tool_calls: str | None = None
+    """A JSON list, as in a message."""
 
 
-class _Passing(Exception):
-    """A failure that may pass; wait_s is what the server asks for."""
+class Passing(Exception):
+    """An attempt's failure that may pass: wait_s is what the server asks for, pieces how many of an answer had come."""
 
-    def __init__(self, reason: str, wait_s: float | None = None) -> None:
+    def __init__(self, reason: str, status: int | None = None, wait_s: float | None = None) -> None:
         super().__init__(reason)
+        self.status = status
         self.wait_s = wait_s
+        self.pieces = 0
 
 
 class Client:
     """Requests to one endpoint, over one connection pool. Use it as an async context manager.
 
-    base_url may end in /v1 or not; timeout_s bounds each attempt of `chat` as a whole, and each silence of `stream`.
+    A base_url without a path gets /v1, one with a path is taken as it is: vendors differ there. timeout_s bounds each
+    attempt as a whole, and each silence of `stream`.
     """
 
     def __init__(self, base_url: str, key: str | None = None, timeout_s: float = 300.0) -> None:
@@ -72,7 +85,7 @@ class Client:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
         self._http = httpx.AsyncClient(
-            base_url=base_url.rstrip("/").removesuffix("/v1") + "/",
+            base_url=base_url.rstrip("/") + ("/" if urlsplit(base_url).path.strip("/") else "/v1/"),
             headers=headers,
             timeout=timeout_s,
             limits=limits,
@@ -92,15 +105,14 @@ class Client:
         self, model: str, messages: Sequence[Message], max_tokens: int, temperature: float = 0.0, **sampling: Any
     ) -> Reply:
         """One answer. Raises RequestFailed for this request alone, Refused when the key is wrong."""
-        body = _body(model, messages, max_tokens, temperature, sampling)
+        asked = request(model, messages, max_tokens, temperature, **sampling)
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return await self._once(body)
-            except _Passing as e:
+                return await self.attempt(asked)
+            except Passing as e:
                 if attempt == ATTEMPTS:
-                    raise RequestFailed(str(e)) from None
-                wait_s = BACKOFF_S * 2 ** (attempt - 1) if e.wait_s is None else e.wait_s
-                await asyncio.sleep(min(LONGEST_WAIT_S, wait_s) * random.uniform(1.0, 1.5))
+                    raise RequestFailed(str(e), e.status) from None
+                await asyncio.sleep(backoff_s(attempt, e.wait_s))
         raise AssertionError("unreachable")
 
     async def stream(
@@ -108,43 +120,31 @@ class Client:
     ) -> AsyncIterator[str]:
         """One answer's pieces as they come, without a second attempt. Raises RequestFailed or Refused."""
         try:
-            async for chunk in self._chunks(_body(model, messages, max_tokens, temperature, {})):
-                if piece := _piece(chunk):
+            async for chunk in self._chunks(request(model, messages, max_tokens, temperature)):
+                if piece := _delta(chunk).get("content"):
                     yield piece
-        except _Passing as e:
-            raise RequestFailed(str(e)) from None
+        except Passing as e:
+            raise RequestFailed(str(e), e.status) from None
 
-    async def _once(self, body: dict[str, Any]) -> Reply:
-        pieces: list[str] = []
-        finish_reason, usage, ttft_s = None, None, 0.0
-        started = time.perf_counter()
+    async def attempt(self, asked: dict[str, Any]) -> Reply:
+        """One attempt at a request, without a second. Raises Passing, RequestFailed or Refused."""
+        answer = _Partial()
         try:
             async with asyncio.timeout(self.timeout_s):
-                async for chunk in self._chunks(body):
-                    usage = chunk.get("usage") or usage
-                    if piece := _piece(chunk):
-                        ttft_s = ttft_s or time.perf_counter() - started
-                        pieces.append(piece)
-                    if choices := chunk.get("choices"):
-                        finish_reason = choices[0].get("finish_reason") or finish_reason
+                async for chunk in self._chunks(asked):
+                    answer.add(chunk)
+            return answer.reply()
         except TimeoutError:
-            raise _Passing(f"no whole answer in {self.timeout_s:g} s") from None
-        elapsed_s = time.perf_counter() - started
-        if finish_reason is None or usage is None:
-            raise _Passing("the answer has no end or no usage")
-        return Reply(
-            text="".join(pieces),
-            finish_reason=finish_reason,
-            prompt_tokens=usage["prompt_tokens"],
-            output_tokens=usage["completion_tokens"],
-            ttft_s=ttft_s or elapsed_s,
-            elapsed_s=elapsed_s,
-        )
+            passing = Passing(f"no whole answer in {self.timeout_s:g} s")
+        except Passing as e:
+            passing = e
+        passing.pieces = len(answer.text) + len(answer.reasoning)
+        raise passing from None
 
     async def _chunks(self, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """The stream's JSON chunks up to [DONE]; everything else is an error."""
         try:
-            async with self._http.stream("POST", "v1/chat/completions", json=body) as response:
+            async with self._http.stream("POST", "chat/completions", json=body) as response:
                 if response.status_code != 200:
                     raise _failure(response)
                 async for line in response.aiter_lines():
@@ -155,13 +155,13 @@ class Client:
                         return
                     chunk = json.loads(data)
                     if not _is_chunk(chunk):
-                        raise _Passing("the stream holds an error")
+                        raise Passing("the stream holds an error")
                     yield chunk
         except httpx.RequestError as e:
-            raise _Passing(type(e).__name__) from e
-        except json.JSONDecodeError:
-            raise _Passing("the stream holds broken JSON") from None
-        raise _Passing("the stream was cut")
+            raise Passing(type(e).__name__) from e
+        except (json.JSONDecodeError, RecursionError):
+            raise Passing("the stream holds broken JSON") from None
+        raise Passing("the stream was cut")
 
 
 def _failure(response: httpx.Response) -> Exception:
@@ -169,8 +169,14 @@ def _failure(response: httpx.Response) -> Exception:
     if status in (401, 403):
         return Refused(f"{response.url.host} refuses the key ({status}); set the right one and run again")
     if status in PASSING:
-        return _Passing(f"HTTP {status}", _retry_after_s(response.headers.get("Retry-After", "")))
-    return RequestFailed(f"HTTP {status}")
+        return Passing(f"HTTP {status}", status, _retry_after_s(response.headers.get("Retry-After", "")))
+    return RequestFailed(f"HTTP {status}", status)
+
+
+def backoff_s(attempt: int, wait_s: float | None = None) -> float:
+    """How long to wait after the so-manieth failed attempt, from 1; wait_s is what the server asks for."""
+    wait_s = BACKOFF_S * 2 ** (attempt - 1) if wait_s is None else wait_s
+    return min(LONGEST_WAIT_S, wait_s) * random.uniform(1.0, 1.5)
 
 
 def _retry_after_s(header: str) -> float | None:
@@ -199,13 +205,35 @@ def _is_chunk(value: Any) -> bool:
     return (
         counted
         and isinstance(choices, list)
-        and all(isinstance(c, dict) and isinstance(c.get("delta") or {}, dict) for c in choices)
+        and all(isinstance(c, dict) and _is_text(c.get("finish_reason")) and _is_delta(c.get("delta")) for c in choices)
     )
 
 
-def _body(
-    model: str, messages: Sequence[Message], max_tokens: int, temperature: float, sampling: dict[str, Any]
+def _is_delta(value: Any) -> bool:
+    if not value:
+        return True
+    if not isinstance(value, dict) or not all(_is_text(value.get(k)) for k in ("content", *REASONING)):
+        return False
+    calls = value.get("tool_calls") or []
+    return isinstance(calls, list) and all(
+        isinstance(c, dict)
+        and isinstance(c.get("index", 0), int)
+        and _is_text(c.get("id"))
+        and isinstance(function := c.get("function") or {}, dict)
+        and _is_text(function.get("name"))
+        and _is_text(function.get("arguments"))
+        for c in calls
+    )
+
+
+def _is_text(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def request(
+    model: str, messages: Sequence[Message], max_tokens: int, temperature: float = 0.0, **sampling: Any
 ) -> dict[str, Any]:
+    """The body of a request for one streamed answer."""
     asked = [{k: v for k, v in asdict(m).items() if v is not None and k != "reasoning"} for m in messages]
     for message in asked:
         if "tool_calls" in message:
@@ -221,6 +249,59 @@ def _body(
     }
 
 
-def _piece(chunk: dict[str, Any]) -> str:
+@dataclass
+class _Partial:
+    """An answer while its chunks come."""
+
+    text: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    calls: dict[int, dict[str, Any]] = field(default_factory=dict)
+    finish_reason: str | None = None
+    usage: dict[str, int] | None = None
+    ttft_s: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
+
+    def add(self, chunk: dict[str, Any]) -> None:
+        """Take one chunk in."""
+        self.usage = chunk.get("usage") or self.usage
+        delta = _delta(chunk)
+        text, reasoning = delta.get("content"), next((delta[k] for k in REASONING if delta.get(k)), None)
+        if text:
+            self.text.append(text)
+        if reasoning:
+            self.reasoning.append(reasoning)
+        for place, call in enumerate(delta.get("tool_calls") or []):
+            self._call(call.get("index", place), call)
+        if text or reasoning or delta.get("tool_calls"):
+            self.ttft_s = self.ttft_s or time.perf_counter() - self.started
+        if choices := chunk.get("choices"):
+            self.finish_reason = choices[0].get("finish_reason") or self.finish_reason
+
+    def _call(self, index: int, call: dict[str, Any]) -> None:
+        """A tool call comes in pieces: its id and name first, its arguments bit by bit."""
+        whole = self.calls.setdefault(index, {"id": "", "type": "function", "function": {"name": "", "arguments": ""}})
+        whole["id"] = call.get("id") or whole["id"]
+        function = call.get("function") or {}
+        whole["function"]["name"] += function.get("name") or ""
+        whole["function"]["arguments"] += function.get("arguments") or ""
+
+    def reply(self) -> Reply:
+        """The whole answer. Raises Passing when its end or its usage never came."""
+        elapsed_s = time.perf_counter() - self.started
+        if self.finish_reason is None or self.usage is None:
+            raise Passing("the answer has no end or no usage")
+        return Reply(
+            text="".join(self.text),
+            finish_reason=self.finish_reason,
+            prompt_tokens=self.usage["prompt_tokens"],
+            output_tokens=self.usage["completion_tokens"],
+            ttft_s=self.ttft_s or elapsed_s,
+            elapsed_s=elapsed_s,
+            reasoning="".join(self.reasoning) or None,
+            tool_calls=json.dumps([self.calls[i] for i in sorted(self.calls)]) if self.calls else None,
+        )
+
+
+def _delta(chunk: dict[str, Any]) -> dict[str, Any]:
     choices = chunk.get("choices") or []
-    return (choices[0].get("delta") or {}).get("content") or "" if choices else ""
+    return (choices[0].get("delta") or {}) if choices else {}

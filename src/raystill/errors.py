@@ -8,6 +8,7 @@
     ├── StorageError         a store refuses or has lost something       exit code 5
     │   └── Corrupted        an artifact does not match its checksum
     └── StageError           a stage failed while it ran                 exit code 1
+        └── OverBudget       the budget is spent
     Interrupted              Ctrl-C                                      exit code 130
 
 All are picklable: they cross process borders on a cluster.
@@ -58,6 +59,10 @@ class Corrupted(StorageError):
 
 class StageError(RaystillError):
     """A stage failed while it ran."""
+
+
+class OverBudget(StageError):
+    """What a paid endpoint may cost has been spent."""
 
 
 class Interrupted(RaystillError):

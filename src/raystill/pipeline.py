@@ -66,7 +66,9 @@ def learn(recipe: Recipe, do: Do) -> Line:
     asked = prompts
     for name, kind in recipe.all_teachers().items():
         asked = route_to(recipe, name, prompts if isinstance(recipe.route, ByColumn) else asked, generations, do)
-        generations[name] = do(generated(name, kind, weights_of(kind, do), asked))
+        spent = sum(table.counts.get("cost", 0.0) for table in generations.values())
+        left = None if recipe.budget.usd is None else max(0.0, recipe.budget.usd - spent)
+        generations[name] = do(generated(name, kind, weights_of(kind, do), asked, left))
     teacher = weights_of(recipe.teacher, do)
     examples = do(curated(recipe, generations))
     models = {"teacher": teacher} if teacher else {}
@@ -152,7 +154,9 @@ def weights_of(teacher: Teacher, do: Do) -> Checkpoint | None:
     return learn(other, do).models["student"]
 
 
-def generated(name: str, teacher: Teacher, weights: Checkpoint | None, prompts: Table) -> Step[Table]:
+def generated(
+    name: str, teacher: Teacher, weights: Checkpoint | None, prompts: Table, budget: float | None
+) -> Step[Table]:
     """A teacher's answers. Its name is no identity: two recipes may call it differently and share them."""
     kind = plugins.identity(teacher.kind, teachers.KINDS, "teacher")
     return Step(
@@ -162,7 +166,7 @@ def generated(name: str, teacher: Teacher, weights: Checkpoint | None, prompts: 
         decides={"teacher": teacher.identity() | {"kind": kind}},
         inputs={"prompts": prompts, "teacher": weights},
         kind=Table,
-        make=lambda context: generate.generate(teacher, weights, prompts, context),
+        make=lambda context: generate.generate(teacher, weights, prompts, budget, context),
         ray=generate.needs_ray(teacher),
     )
 

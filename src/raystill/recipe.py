@@ -7,6 +7,7 @@ IDENTITY-free (`identity=False`) changes where or how something runs or is shown
 import difflib
 import re
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -26,7 +27,10 @@ def required(what: str, **limits: Any) -> Any:
 class Block(BaseModel):
     """Base of every block: frozen, and an unknown key is refused with the nearest known one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+    # Inputs are hidden: a key typed into the wrong place must not come back in an error's text.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False, hide_input_in_errors=True
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -152,6 +156,83 @@ class Scripted(Block):
     die_after: int | None = setting(None, "end the process at its so-manieth row", "never", ge=1)
 
 
+class Price(Block):
+    """What an endpoint asks, in the currency of 'prices'."""
+
+    input: float = Field(description="a million prompt tokens", json_schema_extra={"identity": False}, ge=0)
+    output: float = Field(description="a million answer tokens", json_schema_extra={"identity": False}, ge=0)
+
+
+VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
+KEY = re.compile(r"\s*(sk-|Bearer |(gsk_|hf_|pk-|xai-|nvapi-|AIza)[\w-]{16})", re.IGNORECASE)
+"""How vendors' keys begin; hf_token.txt is a good name for a file."""
+NEVER_EXTRA = ("model", "messages", "stream", "n")
+ELSEWHERE = {
+    "max_tokens": "sampling.max_tokens",
+    "temperature": "sampling.temperature",
+    "top_p": "sampling.top_p",
+    "stop": "sampling.stop",
+    "seed": "sampling.seed",
+}
+"""Body fields that stand elsewhere in the recipe; null leaves them out for a vendor that does not know them."""
+
+
+class Endpoint(Block):
+    """A teacher behind an OpenAI-compatible URL: a vendor's, a gateway's or your own."""
+
+    url: str = required("its base, e.g. https://api.openai.com/v1; without a path /v1 is added")
+    model: str = required("the model's name there", min_length=1)
+    key_env: str | None = setting(None, "environment variable that holds the key", "no key is sent", identity=False)
+    key_file: str | None = setting(None, "file that holds the key", "no key is sent", identity=False)
+    requests_per_minute: float | None = setting(None, "most requests per minute", "no limit", identity=False, gt=0)
+    tokens_per_minute: float | None = setting(
+        None, "most tokens per minute, of prompts and answers", "no limit", identity=False, gt=0
+    )
+    concurrency: int = setting(
+        64, "most requests in flight; fewer while answers slow down or fail", "one client's fair share",
+        identity=False, ge=1,
+    )  # fmt: skip
+    timeout_s: float = setting(300.0, "longest time for one answer", "long answers take minutes", identity=False, gt=0)
+    price: Price | None = setting(None, "what it asks", "unknown: then no cost is shown", identity=False)
+    extra: dict[str, Any] = setting(
+        {}, "further body fields, e.g. {reasoning_effort: low}; null leaves one of ours out", "none"
+    )
+
+    @model_validator(mode="after")
+    def _can_be_asked(self) -> Self:
+        """Checked as a whole, so that no message can show a value: it might be a key."""
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise ValueError("'url' needs a scheme and a host; e.g. url: https://api.openai.com/v1")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("'url' may hold no user, password or query, since it is shown; name the key by 'key_env'")
+        if parts.path.rstrip("/").endswith("/completions"):
+            raise ValueError("'url' is the base, without /chat/completions; e.g. url: https://api.openai.com/v1")
+        if self.key_env and self.key_file:
+            raise ValueError("give one of 'key_env' and 'key_file'")
+        if self.key_env is not None and not VARIABLE.fullmatch(self.key_env):
+            raise ValueError(
+                "'key_env' is the name of an environment variable in capitals, never the key: recipes are shared; "
+                "type: export ENDPOINT_KEY=…, and key_env: ENDPOINT_KEY"
+            )
+        if self.key_file is not None and KEY.match(self.key_file):
+            raise ValueError(
+                "'key_file' is the path of a file, never the key: recipes are shared; e.g. key_file: ~/.key"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _extra_is_extra(self) -> Self:
+        for name, value in self.extra.items():
+            if name in NEVER_EXTRA:
+                raise ValueError(f"'extra' may not set '{name}': raystill sets it itself; remove it")
+            if name in ELSEWHERE and value is not None:
+                raise ValueError(f"'extra' may not set '{name}': write it as teacher.{ELSEWHERE[name]}")
+            if isinstance(value, str) and KEY.match(value):
+                raise ValueError("'extra' holds what looks like a key; recipes are shared: name the key by 'key_env'")
+        return self
+
+
 PLACEMENT_KEYS = (
     "tensor_parallel_size",
     "pipeline_parallel_size",
@@ -168,7 +249,11 @@ PLACEMENT_KEYS = (
 class Teacher(Block):
     """Who answers the prompts: a model, or the student of another recipe. The model's identity is its content."""
 
-    kind: str = setting("vllm", "vllm, reference (the data's own answers), scripted, or module:attr", "the fast engine")
+    kind: str = setting(
+        "vllm",
+        "vllm, endpoint (a URL), reference (the data's own answers), scripted, or module:attr",
+        "the fast engine",
+    )
     model: str | None = setting(
         None, "folder, s3:// folder or hub id", "not needed for reference, scripted or recipe", identity=False
     )
@@ -195,6 +280,7 @@ class Teacher(Block):
         identity=False,
         gt=0,
     )
+    endpoint: Endpoint | None = setting(None, "the URL of kind 'endpoint'", "another kind")
     scripted: Scripted = setting(Scripted(), "the fake's behaviour", "answers at once", identity=True)
 
     def identity(self) -> dict[str, Any]:
@@ -206,6 +292,20 @@ class Teacher(Block):
     def _one_source(self) -> Self:
         if self.kind == "vllm" and (self.model is None) == (self.recipe is None):
             raise ValueError("a teacher needs exactly one of 'model' and 'recipe'; e.g. model: Qwen/Qwen3-8B")
+        if self.kind == "endpoint" and self.endpoint is None:
+            raise ValueError(
+                "kind: endpoint needs an 'endpoint'; "
+                "e.g. endpoint: {url: https://api.openai.com/v1, model: gpt-4.1, key_env: OPENAI_API_KEY}"
+            )
+        if self.kind == "endpoint" and (self.model or self.recipe):
+            raise ValueError(
+                "kind: endpoint takes the name of its model from 'endpoint.model'; remove 'model' and 'recipe'"
+            )
+        form = self.sampling.structured
+        if self.kind == "endpoint" and form and form.json_schema is None:
+            raise ValueError("endpoints know structured answers by json_schema alone; write a choice as {enum: [...]}")
+        if self.kind != "endpoint" and self.endpoint is not None:
+            raise ValueError(f"'endpoint' says nothing to kind: {self.kind}; write kind: endpoint")
         return self
 
 
@@ -325,6 +425,12 @@ class Prices(Block):
     currency: str = setting("USD", "its currency", "usual", identity=False)
 
 
+class Budget(Block):
+    """What a run may cost."""
+
+    usd: float | None = setting(None, "most that an endpoint may cost, in US dollars", "no limit", identity=False, gt=0)
+
+
 class Generate(Block):
     """Where and how wide generation runs."""
 
@@ -341,14 +447,10 @@ class Generate(Block):
 
     @model_validator(mode="after")
     def _some_replicas(self) -> Self:
-        least, most = self.between()
+        least, most = (self.replicas, self.replicas) if isinstance(self.replicas, int) else self.replicas
         if not 1 <= least <= most:
             raise ValueError(f"replicas: {[least, most]} must be 1 <= least <= most; e.g. replicas: [1, 8]")
         return self
-
-    def between(self) -> tuple[int, int]:
-        """Fewest and most replicas."""
-        return (self.replicas, self.replicas) if isinstance(self.replicas, int) else self.replicas
 
 
 class Workers(Block):
@@ -398,6 +500,7 @@ class Recipe(Block):
     evaluate: Evaluate = setting(Evaluate(), "how models are compared", "all test rows, greedy")
     serve: Serve = setting(Serve(), "how models are hosted", "this machine only")
     prices: Prices = setting(Prices(), "what time costs", "unknown", identity=False)
+    budget: Budget = setting(Budget(), "what a run may cost", "no limit", identity=False)
     compute: Compute = setting(Compute(), "where things run", "fitted to the machine", identity=False)
     trackers: list[str] = setting(["jsonl"], "where scalars go: jsonl, tensorboard, mlflow", "a file", identity=False)
     max_error_rate: float = setting(

@@ -60,7 +60,8 @@ class Prompt(Record):
 class Generation(Prompt):
     """What a teacher answered. finish_reason is "stop", "length", "tool_calls" or "error"; error says why in that case.
 
-    tool_calls is a JSON string. cost is what an API took for it; transient is an error that may be gone when asked again.
+    tool_calls is a JSON string. transient marks an error that another run may not meet. cost is what a paid endpoint asked
+    for the row, failed attempts included, in the currency of the recipe's prices.
     """
 
     SCHEMA: ClassVar[int] = 2

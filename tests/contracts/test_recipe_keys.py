@@ -61,6 +61,17 @@ def test_a_key_is_read_and_explained(kind: type[Block], name: str, read_names: s
 NO_IDENTITY = {
     "Data": {"train", "validation", "test"},
     "Teacher": {"model", "recipe", "stall_s"},
+    "Endpoint": {
+        "key_env",
+        "key_file",
+        "requests_per_minute",
+        "tokens_per_minute",
+        "concurrency",
+        "timeout_s",
+        "price",
+    },
+    "Price": set(recipe.Price.model_fields),
+    "Budget": set(recipe.Budget.model_fields),
     "Student": {"model"},
     "Train": {"checkpoint_every"},
     "Evaluate": {"concurrency", "together", "resamples"},
@@ -78,7 +89,7 @@ NO_IDENTITY = {
     "Generate": set(recipe.Generate.model_fields),
     "Workers": set(recipe.Workers.model_fields),
     "Compute": set(recipe.Compute.model_fields),
-    "Recipe": {"prices", "compute", "trackers", "max_error_rate", "root"},
+    "Recipe": {"prices", "budget", "compute", "trackers", "max_error_rate", "root"},
 }
 
 

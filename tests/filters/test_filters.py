@@ -34,5 +34,5 @@ def test_duplicate_keeps_the_first_of_equal_messages_and_answers() -> None:
     other_answer = replace(ROW, id="4", text="no")
     rows = [ROW, same, other_prompt, other_answer, replace(other_answer, id="5")]
     assert duplicate(rows, RULES) == [None, "duplicate", None, None, "duplicate"]
-    assert columns_of(duplicate) == ("messages", "tools", "text", "reasoning")
+    assert columns_of(duplicate) == ("messages", "tools", "text", "reasoning", "tool_calls")
     assert columns_of(empty) is None

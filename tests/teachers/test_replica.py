@@ -83,6 +83,7 @@ def test_a_row_with_another_rows_answer_is_refused(tmp_path: Path) -> None:
 class Watching(Dear):
     """Notes who else is being answered."""
 
+    local: ClassVar[bool] = False
     dear: ClassVar[bool] = False
     now: ClassVar[set[str]] = set()
     beside: ClassVar[dict[str, set[str]]] = {}

@@ -1,4 +1,4 @@
-"""empty: answers without any text teach nothing."""
+"""empty: answers without any text and without a tool call teach nothing."""
 
 from collections.abc import Sequence
 
@@ -8,4 +8,4 @@ from raystill.records import Generation
 
 def empty(rows: Sequence[Generation], rules: Rules) -> list[str | None]:
     """Drop answers of whitespace alone."""
-    return [None if row.text.strip() else "empty" for row in rows]
+    return [None if row.text.strip() or row.tool_calls else "empty" for row in rows]

@@ -72,7 +72,8 @@ def summary(found: Findings) -> Report:
 
 def teacher_source(recipe: Recipe) -> str:
     """How the recipe names its teacher."""
-    return recipe.teacher.model or recipe.teacher.recipe or recipe.teacher.kind
+    teacher = recipe.teacher
+    return teacher.model or teacher.recipe or (teacher.endpoint.model if teacher.endpoint else teacher.kind)
 
 
 def _model(model: Model, found: Findings) -> dict[str, Any]:
@@ -150,17 +151,21 @@ def _cost(recipe: Recipe, steps: Sequence[Made]) -> dict[str, Any]:
         "machine_hour": price,
         "elapsed_s": round(elapsed_s, 3),
         "making": price * elapsed_s / 3600 if price else None,
+        "teacher_endpoint": sum(s.counts.get("cost") or 0.0 for s in steps) or None,
     }
 
 
 def _data(steps: Sequence[Made]) -> dict[str, Any]:
     """How many rows came through each step."""
     counts = {s.label: s.counts for s in steps}
-    generated = counts.get("generate", {})
+    generated = collections.Counter[str]()
+    for step in steps:
+        if step.stage == "generate":
+            generated.update({k: step.counts.get(k, 0) for k in ("answers", "rows", "output_tokens")})
     return {
         "read": counts.get("prepare", {}).get("read"),
         "prompts": counts.get("prepare", {}).get("rows", {}),
-        "answers": generated.get("answers", generated.get("rows")),
+        "answers": generated.get("answers") or generated.get("rows"),
         "output_tokens": generated.get("output_tokens"),
         "examples": counts.get("curate", {}).get("kept", {}),
     }

@@ -5,41 +5,39 @@ no prompt passes through the driver or the object store and an engine is built o
 a resumed run does only units that are not there, and takes over equal units of earlier runs.
 """
 
-import asyncio
 import collections
 import hashlib
-import itertools
 import json
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from raystill import chat, engine, recipe, storage
+from raystill import chat, engine, plugins, recipe, storage
 from raystill.artifacts import Checkpoint, Outcome, Table
 from raystill.context import Context
-from raystill.errors import Interrupted, StageError
-from raystill.plugins import load
+from raystill.errors import Interrupted, OverBudget, StageError
 from raystill.records import Generation
-from raystill.teachers import KINDS, Teacher, pool
+from raystill.teachers import KINDS, Teacher, driver, pool
 from raystill.teachers.replica import Done, Replica, Unit, published
 
-VERSION = 1
-STOP_LOOK_S = 1.0
-"""Time between two looks for Ctrl-C while units are answered in the driver."""
+VERSION = 2
 EARLY_ROWS = 200
 """Rows after which a run whose teacher mostly fails stops itself."""
 
 
 def needs_ray(teacher: recipe.Teacher) -> bool:
     """Whether this teacher runs in actors."""
-    kind: type[Teacher] = load(teacher.kind, KINDS, "teacher")
+    kind: type[Teacher] = plugins.load(teacher.kind, KINDS, "teacher")
     return not kind.local
 
 
-def generate(teacher: recipe.Teacher, model: Checkpoint | None, prompts: Table, context: Context) -> Outcome:
+def generate(
+    teacher: recipe.Teacher, model: Checkpoint | None, prompts: Table, budget: float | None, context: Context
+) -> Outcome:
     """Generations for every train and validation prompt, in units that keep their prompts' split.
 
-    Raises StageError when more rows fail than the recipe allows, Interrupted after Ctrl-C.
+    `budget` is the most that a paid teacher may cost for them, in US dollars. Raises StageError when more rows fail than
+    the recipe allows, OverBudget, Interrupted after Ctrl-C.
     """
     units = _units(teacher, model, prompts, context.url)
     there = {entry.url for entry in storage.entries(context.url)}
@@ -51,18 +49,24 @@ def generate(teacher: recipe.Teacher, model: Checkpoint | None, prompts: Table, 
     done = [published(u) for u in units if u not in todo]
     for unit_done in done:
         _advance(context, unit_done, reused=unit_done.counts["rows"])
-    for unit_done in _answers(teacher, model.folder() if model else None, todo, context):
-        done.append(unit_done)
-        _advance(context, unit_done)
-        _stop_early(done, context.max_error_rate)
-        if context.stopping.is_set():
-            break
+    paid = _total(done)["cost"]
+    try:
+        for unit_done in _answers(teacher, model.folder() if model else None, todo, budget, paid, context):
+            done.append(unit_done)
+            _advance(context, unit_done)
+            _stop_early(done, context.max_error_rate)
+            if context.stopping.is_set() and needs_ray(teacher):
+                break
+    except OverBudget as e:
+        e.add_note(f"{len(done)} of {len(units)} units are done; every answer that was paid for is kept")
+        raise
     if context.stopping.is_set() and len(done) < len(units):
         raise Interrupted("stopped; finished units are kept: run the same command to go on")
 
     counts = _total(done) | {"reused_units": len(reused), "units": len(units)}
     _check(counts, context.max_error_rate, prompts)
-    facts = {"teacher": teacher.model or teacher.recipe or teacher.kind, "kind": teacher.kind}
+    named = teacher.endpoint.model if teacher.endpoint else teacher.model or teacher.recipe or teacher.kind
+    facts = {"teacher": named, "kind": teacher.kind}
     if model is not None:
         facts["tokenizer"] = chat.tokenizer_fingerprint(model.folder())
     files = sorted((d.file for d in done), key=lambda f: f.path)
@@ -71,7 +75,9 @@ def generate(teacher: recipe.Teacher, model: Checkpoint | None, prompts: Table, 
 
 def _units(teacher: recipe.Teacher, model: Checkpoint | None, prompts: Table, folder: str) -> list[Unit]:
     """One unit per prompt part, named by everything that decides its answers: equal names hold equal work."""
-    decides = {"teacher": teacher.identity(), "model": model.fingerprint if model else None, "version": VERSION}
+    kind = plugins.identity(teacher.kind, KINDS, "teacher")
+    decides = {"teacher": teacher.identity() | {"kind": kind}, "version": VERSION}
+    decides["model"] = model.fingerprint if model else None
     units = []
     for part in prompts.parts("train", "validation"):
         key = hashlib.sha256(json.dumps([decides, part.sha256], sort_keys=True).encode()).hexdigest()[:16]
@@ -92,35 +98,27 @@ def _take_over(missing: Sequence[Unit], folder: str) -> set[str]:
     return found
 
 
-def _answers(teacher: recipe.Teacher, model: str | None, units: Sequence[Unit], context: Context) -> Iterator[Done]:
-    """Units as they are published, in any order."""
+def _answers(
+    teacher: recipe.Teacher,
+    model: str | None,
+    units: Sequence[Unit],
+    budget: float | None,
+    paid: float,
+    context: Context,
+) -> Iterator[Done]:
+    """Units as they are published, in any order. `paid` is what the published ones have cost."""
     block = teacher.model_dump(mode="json", by_alias=True)
+    wide = context.compute.generate
     if not units:
         return
     if not needs_ray(teacher):
-        yield from _in_driver(Replica(block, model), units, context)
+        replica = Replica(block, model)
+        with driver.spending(replica, context.url, units, budget, paid):
+            yield from driver.in_driver(replica, units, wide.units_in_flight, context.stopping)
         return
-
     engine.refuse_unknown(teacher.engine, "teacher.engine")
-
-    wide, gpus = context.compute.generate, engine.gpus(teacher.engine) if teacher.kind == "vllm" else 0
+    gpus = engine.gpus(teacher.engine) if teacher.kind == "vllm" else 0
     yield from pool.over_replicas("generate", Replica, (block, model), units, wide, gpus, context.progress.say)
-
-
-def _in_driver(replica: Replica, units: Sequence[Unit], context: Context) -> Iterator[Done]:
-    """Units of a teacher that needs no engine, so many at once, in one event loop of this process."""
-    waiting = iter(units)
-    with asyncio.Runner() as runner:
-        loop = runner.get_loop()
-        at_once = context.compute.generate.units_in_flight
-        running = {loop.create_task(replica.run(u)) for u in itertools.islice(waiting, at_once)}
-        while running:
-            done, running = runner.run(asyncio.wait(running, timeout=STOP_LOOK_S, return_when=asyncio.FIRST_COMPLETED))
-            running |= {loop.create_task(replica.run(u)) for u in itertools.islice(waiting, len(done))}
-            for task in done:
-                yield task.result()
-            if context.stopping.is_set():
-                return
 
 
 def _advance(context: Context, done: Done, **scalars: float) -> None:
@@ -134,7 +132,8 @@ def _total(done: Sequence[Done]) -> dict[str, Any]:
     for d in done:
         errors.update(d.counts["errors"])
     summed = {
-        k: sum(d.counts[k] for d in done) for k in ("rows", "answers", "truncated", "prompt_tokens", "output_tokens")
+        k: sum(d.counts[k] for d in done)
+        for k in ("rows", "answers", "truncated", "prompt_tokens", "output_tokens", "transient", "cost")
     }
     return {**summed, "errors": dict(errors)}
 

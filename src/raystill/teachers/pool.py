@@ -31,7 +31,7 @@ def over_replicas(
     """
     import ray
 
-    least, most = wide.between()
+    least, most = (wide.replicas, wide.replicas) if isinstance(wide.replicas, int) else wide.replicas
     cpus = wide.cpus or max(1, (os.cpu_count() or 1) // most)
     gpus = gpus if wide.gpus is None else wide.gpus
     fit = session.fit(f"{what} replica of {cpus} CPUs and {gpus} GPUs (compute.generate)", most, cpus, gpus)

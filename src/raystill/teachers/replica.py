@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -59,6 +60,7 @@ class Replica:
     def __init__(self, teacher: dict[str, Any], model: str | None) -> None:
         block = recipe.Teacher.model_validate(teacher)
         self.stall_s = block.stall_s
+        self.careful_attempt: float = CAREFUL_ATTEMPT
         self.has_answered = False
         self.last_answer = time.monotonic()
         self.in_flight = 0
@@ -67,6 +69,8 @@ class Replica:
         self.broken: RaystillError | None = None
         try:
             self.teacher: Teacher = plugins.load(block.kind, KINDS, "teacher")(block, model)
+            if self.teacher.local:  # no engine: nothing that could die, nothing to watch
+                self.stall_s = self.careful_attempt = math.inf
         except RaystillError as e:  # told with the first unit: an actor that cannot be made loses what its error was
             self.broken = e
 
@@ -89,11 +93,15 @@ class Replica:
         if hashlib.sha256(data).hexdigest() != unit.sha256:
             raise Corrupted(f"{unit.prompts} does not match its checksum; move its folder away and run again")
         prompts = artifacts.decode(Prompt, data, unit.prompts)
-        if _attempt(unit.folder, unit.name) >= CAREFUL_ATTEMPT:
+        if _attempt(unit.folder, unit.name) >= self.careful_attempt:
             async with self._nothing_else():
                 answers = [await self._careful_row(unit, p) for p in prompts]
         elif getattr(self.teacher, "dear", False):
-            answers = await asyncio.gather(*(self._kept_row(unit, p) for p in prompts))
+            ended = await asyncio.gather(*(self._kept_row(unit, p) for p in prompts), return_exceptions=True)
+            # All are waited for, also when one stops the run: what is on its way is paid for, and kept.
+            if stops := [e for e in ended if isinstance(e, BaseException)]:
+                raise stops[0]
+            answers = [rows for rows in ended if not isinstance(rows, BaseException)]
         else:
             answers = await asyncio.gather(*(self._row(unit, p) for p in prompts))
         for prompt, row in zip(prompts, answers, strict=True):
@@ -106,7 +114,7 @@ class Replica:
         try:
             answers = await self._answer(prompt, alone)
         except RowError as e:
-            return [failure(prompt, str(e), transient=e.transient)]
+            return [failure(prompt, str(e), transient=e.transient, cost=e.cost)]
         except EngineDied as e:
             if not self.has_answered and _attempt(unit.folder, "engine") > ENGINE_DEATHS:
                 raise StageError(
@@ -213,6 +221,8 @@ def published(unit: Unit) -> Done:
         "truncated": sum(g.finish_reason == "length" for g in rows),
         "prompt_tokens": sum(g.prompt_tokens for g in rows),
         "output_tokens": sum(g.output_tokens for g in rows),
+        "transient": sum(g.transient for g in rows),
+        "cost": sum(g.cost for g in rows),
     }
     return Done(artifacts.describe(unit.name, data, len(rows)), counts)
 
