@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from fixtures_s3 import s3  # noqa: F401 - a fixture for all tests
+from fixtures_openai import server  # noqa: F401 - fixtures for all tests
+from fixtures_s3 import s3  # noqa: F401
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}"

@@ -197,6 +197,17 @@ def test_ctrl_c_stops_and_the_same_call_goes_on(alone: list[dict[str, Any]], tin
     assert not list((Path(again.url) / "work").rglob("*.pt"))
 
 
+@pytest.mark.slow
+def test_ctrl_c_while_it_learns_stops_after_a_step_or_two(cluster: None, tiny_model: Path, tmp_path: Path) -> None:
+    told = Told()
+    where = context(tmp_path, told, workers=1, zero=0, micro_tokens=64)
+    told.after[3] = where.stopping.set
+    long = CONFIG.model_copy(update={"epochs": 500, "validations": 0})
+    with pytest.raises(Interrupted, match="after step") as stopped:
+        run(tiny_model, where, examples(tmp_path / "examples"), long)
+    assert int(str(stopped.value).split("after step ")[1].split(";")[0]) < 500
+
+
 def workers() -> list[int]:
     """Process ids of this driver's train workers."""
     import psutil

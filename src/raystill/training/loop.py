@@ -82,14 +82,13 @@ def fit(job: Job) -> None:
     # Time goes on from where a resumed run stood; rows before the checkpoint keep their own.
     began = time.perf_counter() - (curve[-1]["elapsed_s"] if curve else 0.0)
     skipped = 0
-    posted: Any = None
-    if worker.rank == 0:
-        posted = job.board.stopping.remote()
-        ray.wait([posted])  # Ctrl-C while workers were starting ends the run after its first step
+    # Ctrl-C while workers were starting ends the run after its first step.
+    posted: Any = ray.put(False)
+    asked = worker.rank == 0 and bool(ray.get(job.board.stopping.remote()))
     for step in range(len(curve), total):
         at = batches.batch(len(corpus), train.epochs, train.batch_size, train.seed, step)
         rate = learning_rate(train, step, total)
-        value, applied, stop = one_step(worker, at, step, rate, stop=_stop_asked(posted))
+        value, applied, stop = one_step(worker, at, step, rate, stop=asked)
         tokens += int(corpus.lengths[at].sum())
         skipped = 0 if applied else skipped + 1
         if skipped == MAX_SKIPS:
@@ -102,6 +101,8 @@ def fit(job: Job) -> None:
         row |= {"learning_rate": rate, "tokens": tokens, "elapsed_s": round(time.perf_counter() - began, 3)}
         curve.append(row)
         if worker.rank == 0:
+            # Of the post before, which has had a step's time to come back: the loop never waits for the board.
+            asked = asked or _is_true(posted)
             posted = job.board.post.remote(row)
         if stop or ((step + 1) % train.checkpoint_every == 0 and step + 1 < total):
             keep(worker, step + 1, curve, tokens, attempts)
@@ -322,8 +323,6 @@ def _agreed(value: Any) -> Any:
     return box[0]
 
 
-def _stop_asked(posted: Any) -> bool:
-    """The board's answer to the last post, when it is there: the loop never waits for it."""
-    if posted is None or not ray.wait([posted], timeout=0)[0]:
-        return False
-    return bool(ray.get(posted))
+def _is_true(answer: Any) -> bool:
+    """An answer of the board, when it is there."""
+    return bool(ray.wait([answer], timeout=0)[0]) and bool(ray.get(answer))

@@ -1,0 +1,93 @@
+"""generate with a teacher that is paid by the answer: a budget that holds, and nothing paid twice."""
+
+import io
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixtures_openai import Server, good
+
+from raystill import artifacts
+from raystill.artifacts import Manifest, Table
+from raystill.context import Context
+from raystill.errors import Interrupted, OverBudget
+from raystill.recipe import Compute, Teacher
+from raystill.records import Generation, Message, Prompt
+from raystill.stages import generate
+from raystill.view import Lines
+
+ROWS, UNITS, IN_FLIGHT = 10, 6, 4
+PRICE = {"input": 1e6 / 30, "output": 0}
+"""A dollar an answer: the server counts 30 prompt tokens."""
+
+
+def prompts_of(root: Path) -> Table:
+    parts = []
+    for unit in range(UNITS):
+        rows = [
+            Prompt(f"r{unit}-{i}", None, [Message("user", f"{unit} {i}")], None, "t", "f", "train", None, "{}")
+            for i in range(ROWS)
+        ]
+        parts.append(artifacts.write_part(str(root / "p"), "train", Prompt, rows))
+    return artifacts.commit(Table, str(root / "p"), Manifest("prompts", 1, "prepare", 1, "p", {}, {}, parts))
+
+
+def teacher(server: Server, **more: Any) -> Teacher:
+    endpoint = {"url": server.url, "model": "m", "key_env": "CANARY_KEY", "price": PRICE, "concurrency": IN_FLIGHT}
+    return Teacher.model_validate({"kind": "endpoint", "endpoint": endpoint} | more)
+
+
+def context(root: Path) -> Context:
+    return Context(str(root / "generate" / "g"), Compute(), Lines(io.StringIO()), 0.5, root)
+
+
+def test_a_budget_holds_over_runs_and_nothing_is_paid_twice(server: Server, tmp_path: Path) -> None:
+    server.wait_s = 0.002
+    prompts = prompts_of(tmp_path)
+    for budget in (15.0, 32.0):
+        with pytest.raises(OverBudget, match=r"raise budget\.usd") as stopped:
+            generate.generate(teacher(server), None, prompts, budget, context(tmp_path))
+        assert budget <= len(server.asked) < budget + IN_FLIGHT
+        assert f"of {UNITS} units are done" in stopped.value.__notes__[0]
+    outcome = generate.generate(teacher(server), None, prompts, 1000.0, context(tmp_path))
+    assert len(server.asked) == ROWS * UNITS
+    assert outcome.counts["cost"] == pytest.approx(ROWS * UNITS)
+    made = artifacts.commit(
+        Table, str(tmp_path / "generate" / "g"), Manifest("g", 1, "generate", 2, "g", {}, {}, list(outcome.files))
+    )
+    assert sorted(g.id for g in made.rows(Generation)) == sorted(p.id for p in prompts.rows(Prompt))
+
+
+def test_what_was_paid_in_vain_counts_in_the_next_run(server: Server, tmp_path: Path) -> None:
+    cut = (200, {}, good()[2].split(b"data: [DONE]")[0])
+    server.script(cut)
+    prompts = prompts_of(tmp_path)
+    price = {"input": 1e6, "output": 0}
+    dear = teacher(server)
+    assert dear.endpoint is not None
+    dear = dear.model_copy(
+        update={"endpoint": dear.endpoint.model_validate(dear.endpoint.model_dump() | {"price": price})}
+    )
+    for _ in range(2):
+        with pytest.raises(OverBudget):
+            generate.generate(dear, None, prompts, 20.0, context(tmp_path))
+    asked = len(server.asked)
+    with pytest.raises(OverBudget):
+        generate.generate(dear, None, prompts, 20.0, context(tmp_path))
+    assert len(server.asked) == asked
+
+
+def test_ctrl_c_waits_for_what_is_on_its_way_and_keeps_it(server: Server, tmp_path: Path) -> None:
+    server.wait_s = 0.05
+    prompts, stopping = prompts_of(tmp_path), threading.Event()
+    threading.Thread(target=lambda: (time.sleep(0.3), stopping.set())).start()
+    with pytest.raises(Interrupted):
+        generate.generate(teacher(server), None, prompts, None, replace(context(tmp_path), stopping=stopping))
+    first = len(server.asked)
+    assert 0 < first < ROWS * UNITS
+    server.wait_s = 0.0
+    generate.generate(teacher(server), None, prompts, None, context(tmp_path))
+    assert len(server.asked) == ROWS * UNITS
