@@ -49,7 +49,7 @@ QUEUE = math.ceil(1.1 * MAX_NUM_SEQS)
 TOKENS = {"tiny": (32, 96), "smollm2": (16, 48)}
 """Shortest and longest answer: smollm2 does about 170 tokens/s on two cores, so a window must hold many short ones."""
 PILOT_ROWS = 5 * MAX_NUM_SEQS
-QUICK_ROWS = 10 * MAX_NUM_SEQS
+QUICK_ROWS = 6 * MAX_NUM_SEQS
 POLL_S = 5
 
 
@@ -262,7 +262,7 @@ def measure(options: argparse.Namespace, models: dict[str, str], demo: Path, wor
     jobs: dict[str, dict[str, Any]] = {}
     for model, folder in models.items():
         rows = work / f"{model}.jsonl"
-        job = {"model": folder, "rows": str(rows), "unit_rows": 64, "max_num_seqs": MAX_NUM_SEQS}
+        job: dict[str, Any] = {"model": folder, "rows": str(rows), "unit_rows": 64, "max_num_seqs": MAX_NUM_SEQS}
         count = QUICK_ROWS
         if not options.quick:
             write_rows(rows, texts, PILOT_ROWS, TOKENS[model])

@@ -11,7 +11,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,11 @@ class Job:
 
     def engine(self) -> dict[str, Any]:
         """Engine arguments beyond those that fit the machine."""
-        return {"max_num_seqs": self.max_num_seqs}
+        if engine.has_gpu():
+            return {"max_num_seqs": self.max_num_seqs}
+        # vLLM 0.29 rewinds a row's seeded generator when a step holds only a part of its prompt, which CPU generators
+        # refuse: the engine dies ("CPU Generator does not use offset"). 64 prompts at once exceed its 2,048 tokens a step.
+        return {"max_num_seqs": self.max_num_seqs, "enable_chunked_prefill": False}
 
 
 @dataclass(frozen=True)
@@ -202,8 +206,10 @@ def ray_data_llm(job: Job, best: bool) -> Result:
         preprocess=_with_ids if best else _with_messages,
         postprocess=_answered,
     )
-    stage = processor.get_stage_by_name("vLLMEngineStage")
-    stage.fn = _stamping(stage.fn, final_only=best)
+    name = "vLLMEngineStage"
+    stage = processor.get_stage_by_name(name)
+    # A copy: assigning to the stage would run its validator a second time, which then finds no bundle and asks for a GPU.
+    processor.stages[name] = stage.model_copy(update={"fn": _stamping(stage.fn, final_only=best)})
     blocks = math.ceil(len(rows) / 32) if best else None
     out = f"{job.folder}/out"
     processor(ray.data.from_items(rows, override_num_blocks=blocks)).write_parquet(out)
@@ -264,7 +270,7 @@ def _rendered(job: Job) -> list[dict[str, Any]]:
     return [row | {"ids": chat.prompt_ids(tokenizer, [Message("user", row["prompt"])])} for row in _rows(job)]
 
 
-ARMS = {
+ARMS: dict[str, Callable[[Job], Result]] = {
     "raystill": raystill,
     "bare": bare,
     "bare-unseeded": lambda job: bare(job, seeded=False),
