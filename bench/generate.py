@@ -14,7 +14,9 @@ All arms have the same rows, lengths, sampling and engine arguments. Each row ha
 so that batches are as ragged as real ones; were all lengths equal, every batch would end at once. A run's rate is the
 output tokens of its steady window by the window's seconds: from the answer that ends the first full batch to the last
 answer before the engine's queue runs dry. Engine start and tail are outside it. A ratio is taken within its round; its
-median over rounds counts. Ray starts workers at niceness 15, which a process of one's own has not: here all arms run at 0.
+median over rounds counts. Ray starts workers at niceness 15, which a process of one's own has not: here all arms run at
+that of this script. Run it on an idle machine: with others on its two cores an engine was seen at an eighth of its speed.
+On CPU all arms take whole prompts per step (see Job.engine).
 
 Expected before measuring (two cores, no GPU): raystill / bare 0.97-1.0 on SmolLM2, where the engine takes nearly all of
 the time; less on the tiny model, where rendering and Parquet weigh most. raystill / ray.data.llm at its best 1.0-1.1;
@@ -308,6 +310,7 @@ def main() -> int:
         "--quick", action="store_true", help="tiny model, one round, raystill and bare: no figure to quote"
     )
     options = parser.parse_args()
+    load = os.getloadavg()[0]
     options.arms = options.arms or (ARMS[:2] if options.quick else ARMS)
     if options.quick:
         options.rounds, options.seconds = 1, 10
@@ -333,6 +336,7 @@ def main() -> int:
         "seconds": options.seconds,
         "max_num_seqs": MAX_NUM_SEQS,
         "niceness": sorted({n for r in runs for n in r.niceness}),
+        "load_before": round(load, 1),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": machine(),
         "versions": versions(),
