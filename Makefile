@@ -7,9 +7,9 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: help demo test test-all check lock
+.PHONY: help demo test test-all check bench-generate lock
 help:  ## what can be typed
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 
 demo: $(READY)  ## distil a small support-desk model on this machine and report on it
 	@$(BIN)/python jobs/demo_data.py
@@ -25,6 +25,9 @@ check: $(READY)  ## ruff, mypy --strict, import contracts
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+bench-generate: $(READY)  ## generation against the bare engine and ray.data.llm (about half an hour on two cores)
+	@$(BIN)/python bench/generate.py
 
 $(READY): requirements/cpu.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "raystill needs Python 3.11 or 3.12 on the PATH, or: make $(MAKECMDGOALS) PYTHON=/path/to/python"; exit 1; }
