@@ -71,6 +71,14 @@ def test_answers_take_the_form_that_is_asked_for(tiny_model: Path, tmp_path: Pat
     assert re.fullmatch("[a-c]{3}", matched.text)
 
 
+def test_many_seeded_prompts_at_once_do_not_end_the_engine(tiny_model: Path, tmp_path: Path) -> None:
+    asked = [f"{i} tell me about order {i} " * 8 for i in range(100)]
+    rows = generated(tmp_path, asked, tiny_model, sampling={"max_tokens": 4, "temperature": 0.7})
+    assert not [g.error for g in rows if g.error]
+    assert len(list((tmp_path / "generate" / "g" / "attempts").glob("*.1"))) == 1
+    assert not list((tmp_path / "generate" / "g" / "attempts").glob("*.2"))
+
+
 def test_template_arguments_change_what_the_teacher_sees(tiny_model: Path, tmp_path: Path) -> None:
     thinking = Path(shutil.copytree(tiny_model, tmp_path / "thinking"))
     template = thinking / "chat_template.jinja"
