@@ -101,6 +101,22 @@ class Example(Record):
 
 
 @dataclass(frozen=True)
+class Targets(Record):
+    """What a teacher thinks at each of the T completion_ids, in its own vocabulary.
+
+    `packed` is read by `targets.unpack_topk` or `unpack_sampled`; the manifest says which, and at what temperature.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+    id: str
+    teacher: str
+    sample_index: int
+    split: str
+    completion_ids: Ids
+    packed: bytes
+
+
+@dataclass(frozen=True)
 class Answer(Record):
     """What a served model said to one prompt. ttft_s is the time to the first token."""
 
@@ -156,6 +172,7 @@ _SCALARS: dict[Any, pa.DataType] = {
     int: pa.int64(),
     float: pa.float64(),
     bool: pa.bool_(),
+    bytes: pa.binary(),
     Ids: pa.list_(pa.int32()),
 }
 
