@@ -17,10 +17,10 @@ from raystill.context import Context, Progress
 from raystill.errors import RecipeError
 from raystill.models import UNRESOLVED, resolve
 from raystill.provenance import hardware
-from raystill.recipe import ByColumn, Cut, Random, Recipe, Serve, Student, Teacher, Train, Turn
+from raystill.recipe import ByColumn, Cut, Random, Recipe, Score, Serve, Student, Teacher, Train, Turn
 from raystill.records import SPLITS
 from raystill.session import ray_session
-from raystill.stages import curate, evaluate, generate, initialize, prepare, report, serve, train
+from raystill.stages import curate, evaluate, generate, initialize, prepare, report, score, serve, train
 from raystill.stages import route as router
 from raystill.steps import Do, Runner, StageDone, Step, on_demand
 from raystill.trackers import open_trackers
@@ -37,6 +37,7 @@ class Line:
     """By teacher."""
     examples: Table
     models: dict[str, Checkpoint]
+    targets: Table | None = None
     answers: dict[str, Table] = field(default_factory=dict)
     loads: dict[str, Table] = field(default_factory=dict)
 
@@ -71,12 +72,13 @@ def learn(recipe: Recipe, do: Do) -> Line:
         generations[name] = do(generated(name, kind, weights_of(kind, do), asked, left))
     teacher = weights_of(recipe.teacher, do)
     examples = do(curated(recipe, generations))
+    targets = do(scored(recipe, recipe.score, teacher, examples)) if recipe.score else None
     models = {"teacher": teacher} if teacher else {}
     for name, student in recipe.all_students().items():
         start = untrained(recipe, student, teacher, do)
         models["baseline" if recipe.student else f"{name}-baseline"] = start
         models[name] = do(trained(recipe, name, student, examples, start))
-    return Line(prompts, generations, examples, models)
+    return Line(prompts, generations, examples, models, targets)
 
 
 def compare(recipe: Recipe, made: Line, do: Do) -> Line:
@@ -185,6 +187,25 @@ def curated(recipe: Recipe, generations: Mapping[str, Table]) -> Step[Table]:
     )
 
 
+def scored(recipe: Recipe, config: Score, teacher: Checkpoint | None, examples: Table) -> Step[Table]:
+    """What the teacher thinks of every token of the examples' answers."""
+    if teacher is None:
+        raise RecipeError(
+            f"score needs a teacher with weights, and a '{recipe.teacher.kind}' teacher has none; remove 'score', or name "
+            "a teacher.model"
+        )
+    return Step(
+        label="score",
+        stage="score",
+        version=score.VERSION,
+        decides={"score": config.identity(), "teacher": recipe.teacher.identity()},
+        inputs={"examples": examples, "teacher": teacher},
+        kind=Table,
+        make=lambda context: score.score(config, recipe.teacher, teacher, examples, context),
+        ray=True,
+    )
+
+
 def untrained(recipe: Recipe, student: Student, teacher: Checkpoint | None, do: Do) -> Checkpoint:
     """The student before training, which is also the baseline."""
     name = student.init.from_ if isinstance(student.init, Cut) else student.model
@@ -288,7 +309,8 @@ def view_of(recipe: Recipe, name: str) -> tuple[str | None, list[Turn]]:
 def point(recipe: Recipe, made: Line) -> None:
     """Note the newest set of artifacts under the recipe's name: `<root>/runs/<name>.json`."""
     answers = {"generate" if n == "teacher" else f"generate/{n}": table for n, table in made.generations.items()}
-    parts: Mapping[str, Artifact] = {"prepare": made.prompts, **answers, "curate": made.examples}
+    parts: dict[str, Artifact] = {"prepare": made.prompts, **answers, "curate": made.examples}
+    parts |= {"score": made.targets} if made.targets else {}
     newest = {key: artifact.url for key, artifact in {**parts, **made.models}.items()}
     newest |= {f"answers/{n}": a.url for n, a in made.answers.items()} | {
         f"load/{n}": a.url for n, a in made.loads.items()

@@ -358,6 +358,30 @@ class Curate(Block):
     )
 
 
+class Score(Block):
+    """Soft targets: what the teacher thinks of every token of an answer, not only of the one it wrote."""
+
+    kind: Literal["transformers", "vllm"] = setting(
+        "transformers", "transformers (a forward pass: any temperature, also sampled) or vllm (top_k at temperature 1)",
+        "can do all of it",
+    )  # fmt: skip
+    support: Literal["top_k", "sampled"] = setting(
+        "top_k", "the k likeliest tokens with the mass of all others, or random draws", "exact where it matters most"
+    )
+    k: int = setting(50, "tokens kept per position for top_k", "over 0.9 of the mass on most text", ge=1)
+    draws: int = setting(12, "draws per position for sampled", "unbiased; enough in arXiv 2503.16870", ge=1, le=65535)
+    temperature: float = setting(1.0, "softness of the stored distribution", "as the teacher is", gt=0, le=20)
+    seed: int = setting(0, "seed of the draws", "repeatable", ge=0)
+
+    @model_validator(mode="after")
+    def _can_be_had(self) -> Self:
+        if self.kind == "vllm" and (self.support == "sampled" or self.temperature != 1):
+            raise ValueError(
+                "vLLM gives top_k at temperature 1 alone; for draws or another temperature, kind: transformers"
+            )
+        return self
+
+
 class Train(Block):
     """How the student learns."""
 
@@ -496,6 +520,7 @@ class Recipe(Block):
     student: Student | None = setting(None, "who learns", "one of student and students")
     students: dict[Name, Student] = setting({}, "several students by name, sharing one teacher", "one student")
     curate: Curate = setting(Curate(), "which answers are kept", "drops what is plainly bad")
+    score: Score | None = setting(None, "soft targets from the teacher", "the student learns from text alone")
     train: Train = setting(Train(), "how students learn", "a full fine-tune")
     evaluate: Evaluate = setting(Evaluate(), "how models are compared", "all test rows, greedy")
     serve: Serve = setting(Serve(), "how models are hosted", "this machine only")

@@ -65,6 +65,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "prepare": ("prepare",),
     "generate": ("route", "generate"),
     "curate": ("curate",),
+    "score": ("score",),
     "train": ("initialize", "train"),
     "evaluate": ("answer", "load"),
     "report": (),

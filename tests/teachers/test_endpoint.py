@@ -304,7 +304,8 @@ def test_a_key_comes_from_the_environment_or_a_file_and_is_one_word(
 
 def test_a_unit_of_its_rows_is_published(server: Server, tmp_path: Any) -> None:
     from raystill import artifacts, storage
-    from raystill.teachers.replica import Replica, Unit
+    from raystill.teachers.replica import Replica
+    from raystill.teachers.units import Unit
 
     rows = [prompt(i, messages=[Message("user", f"question {i}")]) for i in range(30)]
     part = artifacts.write_part(str(tmp_path / "prompts"), "train", Prompt, rows)

@@ -11,7 +11,8 @@ from raystill import artifacts, recipe
 from raystill.errors import RaystillError, StageError
 from raystill.records import Generation, Message, Prompt
 from raystill.teachers import RowError, generation
-from raystill.teachers.replica import Done, Replica, Unit
+from raystill.teachers.replica import Replica
+from raystill.teachers.units import Done, Unit
 
 
 class Dear:

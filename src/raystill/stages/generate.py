@@ -6,19 +6,18 @@ a resumed run does only units that are not there, and takes over equal units of 
 """
 
 import collections
-import hashlib
-import json
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from raystill import chat, engine, plugins, recipe, storage
+from raystill import chat, engine, plugins, recipe
 from raystill.artifacts import Checkpoint, Outcome, Table
 from raystill.context import Context
 from raystill.errors import Interrupted, OverBudget, StageError
 from raystill.records import Generation
 from raystill.teachers import KINDS, Teacher, driver, pool
-from raystill.teachers.replica import Done, Replica, Unit, published
+from raystill.teachers import units as unit
+from raystill.teachers.replica import Replica, published
+from raystill.teachers.units import Done, Unit
 
 VERSION = 2
 EARLY_ROWS = 200
@@ -39,11 +38,11 @@ def generate(
     `budget` is the most that a paid teacher may cost for them, in US dollars. Raises StageError when more rows fail than
     the recipe allows, OverBudget, Interrupted after Ctrl-C.
     """
-    units = _units(teacher, model, prompts, context.url)
-    there = {entry.url for entry in storage.entries(context.url)}
-    missing = [u for u in units if storage.join(u.folder, u.name) not in there]
-    reused = _take_over(missing, context.url)
-    todo = [u for u in missing if u.name not in reused]
+    kind = plugins.identity(teacher.kind, KINDS, "teacher")
+    decides = {"teacher": teacher.identity() | {"kind": kind}, "version": VERSION}
+    decides["model"] = model.fingerprint if model else None
+    units = unit.of(prompts, decides, context.url)
+    todo, reused = unit.take_over(units, context.url)
 
     context.progress.start(context.label, len(units), "units")
     done = [published(u) for u in units if u not in todo]
@@ -71,31 +70,6 @@ def generate(
         facts["tokenizer"] = chat.tokenizer_fingerprint(model.folder())
     files = sorted((d.file for d in done), key=lambda f: f.path)
     return Outcome("generations", files, Generation.SCHEMA, counts, facts)
-
-
-def _units(teacher: recipe.Teacher, model: Checkpoint | None, prompts: Table, folder: str) -> list[Unit]:
-    """One unit per prompt part, named by everything that decides its answers: equal names hold equal work."""
-    kind = plugins.identity(teacher.kind, KINDS, "teacher")
-    decides = {"teacher": teacher.identity() | {"kind": kind}, "version": VERSION}
-    decides["model"] = model.fingerprint if model else None
-    units = []
-    for part in prompts.parts("train", "validation"):
-        key = hashlib.sha256(json.dumps([decides, part.sha256], sort_keys=True).encode()).hexdigest()[:16]
-        name = f"{part.path.partition('-')[0]}-{key}.parquet"
-        units.append(Unit(name, storage.join(prompts.url, part.path), part.sha256, folder))
-    return units
-
-
-def _take_over(missing: Sequence[Unit], folder: str) -> set[str]:
-    """Copy equal units of other runs under this root; the names that were found."""
-    wanted = {u.name: u for u in missing}
-    found: set[str] = set()
-    for entry in storage.entries(os.path.dirname(folder)) if wanted else []:  # noqa: PTH120  an s3 URL is no Path
-        name = entry.url.rpartition("/")[2]
-        if name in wanted and name not in found:
-            storage.put_if_absent(storage.join(folder, name), storage.read(entry.url))
-            found.add(name)
-    return found
 
 
 def _answers(

@@ -11,7 +11,8 @@ from typing import cast
 from raystill import storage
 from raystill.errors import Interrupted
 from raystill.teachers import Dear
-from raystill.teachers.replica import Done, Replica, Unit
+from raystill.teachers.replica import Replica
+from raystill.teachers.units import Done, Unit
 
 STOP_LOOK_S = 1.0
 """Time between two looks for Ctrl-C."""

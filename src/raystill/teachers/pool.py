@@ -13,7 +13,7 @@ from raystill import engine, recipe, session
 from raystill import errors as user_errors
 from raystill.artifacts import File
 from raystill.errors import StageError
-from raystill.teachers.replica import Done, Unit
+from raystill.teachers.units import Done, Unit
 
 
 def over_replicas(

@@ -15,15 +15,15 @@ import math
 import os
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import psutil
 
 from raystill import artifacts, plugins, recipe, storage
-from raystill.errors import Corrupted, RaystillError, StageError
+from raystill.errors import RaystillError, StageError
 from raystill.records import Generation, Prompt, from_mapping
 from raystill.teachers import KINDS, EngineDied, RowError, Teacher, failure
+from raystill.teachers.units import Done, Unit
 
 CAREFUL_ATTEMPT = 3
 """From this attempt on a unit runs row by row: two deaths may be bad luck, a third points at a row."""
@@ -34,24 +34,6 @@ ENGINE_DEATHS = 3
 """Deaths of engines that had answered nothing at all, before the run gives up: then no row is to blame."""
 ROW_ATTEMPTS = 2
 """Starts of one row alone before it is given up: once may be a killed run."""
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One prompt part and the object it becomes."""
-
-    name: str
-    prompts: str
-    sha256: str
-    folder: str
-
-
-@dataclass(frozen=True)
-class Done:
-    """A published unit."""
-
-    file: artifacts.File
-    counts: dict[str, Any]
 
 
 class Replica:
@@ -89,10 +71,7 @@ class Replica:
         """Answer and publish one unit; the first publisher wins, and its counts are returned."""
         if self.broken:
             raise self.broken
-        data = storage.read(unit.prompts)
-        if hashlib.sha256(data).hexdigest() != unit.sha256:
-            raise Corrupted(f"{unit.prompts} does not match its checksum; move its folder away and run again")
-        prompts = artifacts.decode(Prompt, data, unit.prompts)
+        prompts = artifacts.decode(Prompt, unit.read(), unit.source)
         if _attempt(unit.folder, unit.name) >= self.careful_attempt:
             async with self._nothing_else():
                 answers = [await self._careful_row(unit, p) for p in prompts]
@@ -106,8 +85,7 @@ class Replica:
             answers = await asyncio.gather(*(self._row(unit, p) for p in prompts))
         for prompt, row in zip(prompts, answers, strict=True):
             _refuse_swapped(prompt, row)
-        url = storage.join(unit.folder, unit.name)
-        storage.put_if_absent(url, artifacts.encode(Generation, [g for row in answers for g in row]))
+        storage.put_if_absent(unit.url, artifacts.encode(Generation, [g for row in answers for g in row]))
         return published(unit)
 
     async def _row(self, unit: Unit, prompt: Prompt, alone: bool = False) -> list[Generation]:
@@ -210,9 +188,8 @@ def _end_process() -> None:
 
 def published(unit: Unit) -> Done:
     """What a published unit holds, read back and verified."""
-    url = storage.join(unit.folder, unit.name)
-    data = storage.read(url)
-    rows = artifacts.decode(Generation, data, url)
+    data = storage.read(unit.url)
+    rows = artifacts.decode(Generation, data, unit.url)
     errors = collections.Counter(g.error for g in rows if g.error)
     counts = {
         "rows": len({g.id for g in rows}),

@@ -1,0 +1,87 @@
+"""score: what the teacher thinks at every token of the examples' answers, stored as soft targets, unit by unit.
+
+Units, resuming and taking over equal ones work as in generate; one long Ray Data execution builds each engine once.
+"""
+
+import collections
+from collections.abc import Sequence
+from typing import Any
+
+from raystill import chat, engine, recipe
+from raystill.artifacts import Checkpoint, Outcome, Table
+from raystill.context import Context
+from raystill.errors import Interrupted, StageError
+from raystill.records import Targets
+from raystill.teachers import pool
+from raystill.teachers import units as unit
+from raystill.teachers.scorer import Scorer, scored
+from raystill.teachers.units import Done
+
+VERSION = 1
+
+
+def score(
+    score: recipe.Score, teacher: recipe.Teacher, model: Checkpoint, examples: Table, context: Context
+) -> Outcome:
+    """Targets for every train and validation example, in the same parts.
+
+    Raises StageError when more rows cannot be scored than the recipe allows, Interrupted after Ctrl-C.
+    """
+    decides = {"score": score.identity(), "teacher": teacher.identity(), "model": model.fingerprint, "version": VERSION}
+    written_by = examples.facts.get("tokenizers", {})
+    units = unit.of(examples, decides | {"tokenizers": written_by}, context.url)
+    todo, reused = unit.take_over(units, context.url)
+    context.progress.start(context.label, len(units), "units")
+    done = [scored(u) for u in units if u not in todo]
+    for unit_done in done:
+        _advance(context, unit_done)
+    if todo:
+        arguments = (
+            score.model_dump(mode="json"),
+            teacher.model_dump(mode="json", by_alias=True),
+            model.folder(),
+            dict(written_by),
+        )
+        gpus = engine.gpus(teacher.engine)
+        found = pool.over_replicas(
+            "score", Scorer, arguments, todo, context.compute.generate, gpus, context.progress.say
+        )
+        for unit_done in found:
+            done.append(unit_done)
+            _advance(context, unit_done)
+            if context.stopping.is_set() and len(done) < len(units):
+                raise Interrupted("stopped; finished units are kept: run the same command to go on")
+    counts = _total(done) | {"reused_units": len(reused), "units": len(units)}
+    _check(counts, context.max_error_rate)
+    facts = score.identity() | {"tokenizer": chat.tokenizer_fingerprint(model.folder()), "teacher": model.fingerprint}
+    return Outcome("targets", sorted((d.file for d in done), key=lambda f: f.path), Targets.SCHEMA, counts, facts)
+
+
+def _advance(context: Context, done: Done) -> None:
+    counts = done.counts
+    context.progress.advance(1, rows=counts["rows"], tokens=counts["tokens"], rejects=sum(counts["errors"].values()))
+
+
+def _total(done: Sequence[Done]) -> dict[str, Any]:
+    errors: collections.Counter[str] = collections.Counter()
+    for d in done:
+        errors.update(d.counts["errors"])
+    tokens = sum(d.counts["tokens"] for d in done)
+    stored = sum(d.file.bytes for d in done)
+    return {
+        "rows": sum(d.counts["rows"] for d in done),
+        "tokens": tokens,
+        "errors": dict(errors),
+        "mass_kept": sum(d.counts["mass_kept"] for d in done) / max(1, tokens),
+        "bytes_per_token": stored / max(1, tokens),
+    }
+
+
+def _check(counts: dict[str, Any], max_error_rate: float) -> None:
+    failed = sum(counts["errors"].values())
+    if failed > max_error_rate * (counts["rows"] + failed):
+        reasons = "; ".join(f"{reason} ({n})" for reason, n in collections.Counter(counts["errors"]).most_common(3))
+        raise StageError(
+            f"the teacher could not score {failed} of {counts['rows'] + failed} answers, more than max_error_rate "
+            f"{max_error_rate}: {reasons}. Finished units are kept"
+        )

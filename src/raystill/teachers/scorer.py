@@ -1,0 +1,127 @@
+"""One scoring replica: takes a unit of examples, publishes their soft targets, hands back only counts.
+
+The teacher scores any text, its own or another's: the example's prompt as the teacher sees it, then the answer's tokens in
+the teacher's own tokenizer, ended by its stop token.
+"""
+
+import collections
+import dataclasses
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow.parquet as pq
+
+from raystill import artifacts, chat, plugins, recipe, storage, targets
+from raystill.engine import context_length
+from raystill.errors import RaystillError
+from raystill.records import Example, Ids, Targets
+from raystill.teachers.units import Done, Unit
+
+KINDS = {
+    "transformers": "raystill.teachers.forward:Forward",
+    "vllm": "raystill.teachers.prompt_logprobs:PromptLogprobs",
+}
+TOO_LONG = "longer than the teacher's context"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Token ids of one prompt and of its answer, T of them."""
+
+    prompt_ids: list[int]
+    completion_ids: list[int]
+
+
+class Engine(Protocol):
+    """What a scorer asks of an engine."""
+
+    vocabulary: int
+
+    def __init__(self, score: recipe.Score, teacher: recipe.Teacher, model: str) -> None: ...
+
+    async def distributions(self, rows: Sequence[Asked]) -> list[targets.TopK | targets.Sampled]:
+        """For each row what the teacher thinks at its T positions, in the order of the rows."""
+
+
+class Scorer:
+    """An engine and its units; the class of Ray Data's actors. `tokenizers` are those of whoever wrote, by teacher."""
+
+    def __init__(
+        self, score: Mapping[str, Any], teacher: Mapping[str, Any], model: str, tokenizers: Mapping[str, str]
+    ) -> None:
+        self.score = recipe.Score.model_validate(score)
+        self.teacher = recipe.Teacher.model_validate(teacher)
+        self.broken: RaystillError | None = None
+        try:
+            self.tokenizer = chat.load_tokenizer(model)
+            self.own = {name for name, mark in tokenizers.items() if mark == chat.fingerprint(self.tokenizer)}
+            self.context = context_length(model)
+            self.engine: Engine = plugins.load(self.score.kind, KINDS, "score")(self.score, self.teacher, model)
+        except RaystillError as e:  # told with the first unit: an actor that cannot be made loses what its error was
+            self.broken = e
+
+    async def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Ray Data's side: a batch of one unit in, its counts or our own error out, as JSON."""
+        try:
+            done = [await self.run(Unit(**json.loads(unit))) for unit in batch["unit"]]
+        except RaystillError as e:
+            return {"done": [json.dumps({"error": type(e).__name__, "says": str(e)})]}
+        return {"done": [json.dumps(dataclasses.asdict(d)) for d in done]}
+
+    async def run(self, unit: Unit) -> Done:
+        """Score and publish one unit; the first publisher wins, and its counts are returned."""
+        if self.broken:
+            raise self.broken
+        examples = artifacts.decode(Example, unit.read(), unit.source)
+        rejected: collections.Counter[str] = collections.Counter()
+        asked = [(example, self._asked(example)) for example in examples]
+        fit = [(e, a) for e, a in asked if len(a.prompt_ids) + len(a.completion_ids) < self.context]
+        if len(fit) < len(asked):
+            rejected[TOO_LONG] = len(asked) - len(fit)
+        rows, kept = [], 0.0
+        for (example, ids), found in zip(fit, await self.engine.distributions([a for _, a in fit]), strict=True):
+            try:
+                packed = _packed(found, self.engine.vocabulary)
+            except ValueError as e:
+                rejected[f"no distribution: {e}"] += 1
+                continue
+            kept += float((1 - found.tail_T).sum()) if isinstance(found, targets.TopK) else len(ids.completion_ids)
+            key = (example.id, example.teacher, example.sample_index, example.split)
+            rows.append(Targets(*key, Ids(ids.completion_ids), packed))
+        counts = {
+            "rows": len(rows),
+            "tokens": sum(len(row.completion_ids) for row in rows),
+            "mass_kept": kept,
+            "errors": dict(rejected),
+        }
+        storage.put_if_absent(unit.url, artifacts.encode(Targets, rows, {"counts": json.dumps(counts)}))
+        return scored(unit)
+
+    def _asked(self, example: Example) -> Asked:
+        """The example's ids as this teacher sees them; its own answers' ids are taken as it wrote them."""
+        *before, answer = example.messages
+        view = chat.view(before, self.teacher.system, self.teacher.examples)
+        prompt = chat.prompt_ids(self.tokenizer, view, example.tools, self.teacher.chat_template_kwargs)
+        given = example.completion_ids if example.teacher in self.own else None
+        if given:
+            return Asked(prompt, list(given))
+        encoded = chat.encode(self.tokenizer, [*view, answer], [len(view)], None, example.tools)
+        return Asked(prompt, [i for i, learnt in zip(encoded.input_ids, encoded.loss_mask, strict=True) if learnt])
+
+
+def scored(unit: Unit) -> Done:
+    """What a published unit holds, read back and verified."""
+    data = storage.read(unit.url)
+    artifacts.decode(Targets, data, unit.url)
+    said = pq.read_schema(io.BytesIO(data)).metadata[b"counts"]
+    counts = json.loads(said)
+    return Done(artifacts.describe(unit.name, data, counts["rows"]), counts)
+
+
+def _packed(found: targets.TopK | targets.Sampled, vocabulary: int) -> bytes:
+    if isinstance(found, targets.TopK):
+        return targets.pack_topk(*found, vocabulary)
+    return targets.pack_sampled(*found, vocabulary)

@@ -1,0 +1,69 @@
+"""A unit: one part of a table, about 256 rows, and the one object it becomes. What is published stays published."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raystill import artifacts, storage
+from raystill.artifacts import Table
+from raystill.errors import Corrupted
+from raystill.records import Split
+
+SPLITS: tuple[Split, ...] = ("train", "validation")
+"""Test rows are never shown to a teacher."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One part of the input and the object it becomes, in `folder`."""
+
+    name: str
+    source: str
+    sha256: str
+    folder: str
+
+    @property
+    def url(self) -> str:
+        """Where it is published."""
+        return storage.join(self.folder, self.name)
+
+    def read(self) -> bytes:
+        """Its input. Raises Corrupted when that is not what the manifest says."""
+        data = storage.read(self.source)
+        if hashlib.sha256(data).hexdigest() != self.sha256:
+            raise Corrupted(f"{self.source} does not match its checksum; move its folder away and run again")
+        return data
+
+
+@dataclass(frozen=True)
+class Done:
+    """A published unit."""
+
+    file: artifacts.File
+    counts: dict[str, Any]
+
+
+def of(table: Table, decides: Mapping[str, Any], folder: str) -> list[Unit]:
+    """One unit per part, named by everything that decides its outcome: equal names hold equal work."""
+    units = []
+    for part in table.parts(*SPLITS):
+        key = hashlib.sha256(json.dumps([decides, part.sha256], sort_keys=True).encode()).hexdigest()[:16]
+        name = f"{part.path.partition('-')[0]}-{key}.parquet"
+        units.append(Unit(name, storage.join(table.url, part.path), part.sha256, folder))
+    return units
+
+
+def take_over(units: Sequence[Unit], folder: str) -> tuple[list[Unit], set[str]]:
+    """Units still to do, after equal ones of other runs under this root were copied here; and the names of those."""
+    there = {entry.url for entry in storage.entries(folder)}
+    wanted = {u.name: u for u in units if u.url not in there}
+    found: set[str] = set()
+    for entry in storage.entries(os.path.dirname(folder)) if wanted else []:  # noqa: PTH120  an s3 URL is no Path
+        name = entry.url.rpartition("/")[2]
+        if name in wanted and name not in found:
+            storage.put_if_absent(storage.join(folder, name), storage.read(entry.url))
+            found.add(name)
+    return [u for u in wanted.values() if u.name not in found], found

@@ -1,0 +1,96 @@
+"""score: soft targets of real models over real Ray Data, the same from both engines, resumed and reused."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from raystill import artifacts, chat, session, targets
+from raystill.artifacts import Checkpoint, Manifest, Table
+from raystill.context import Context
+from raystill.errors import StageError
+from raystill.recipe import Compute, Score, Teacher
+from raystill.records import Example, Ids, Message, Targets
+from raystill.stages import score
+from raystill.view import Lines
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    with session.ray_session(Compute()) as ensure:
+        ensure()
+        yield
+
+
+def examples(root: Path, model: Path, long: int = 0) -> Table:
+    """Two parts; the first rows carry ids of the teacher's own, the others are another's text."""
+    mark = chat.tokenizer_fingerprint(str(model))
+    parts = []
+    for part in range(2):
+        rows = []
+        for i in range(6):
+            text = "on its way " * (400 if i < long else 1 + i)
+            messages = [Message("user", f"Where is order {part}{i}?"), Message("assistant", text)]
+            ids = Ids([7, 8, 9, 0]) if i < 3 and not long else Ids([])
+            rows.append(Example(f"{part}-{i}", "big" if i < 3 else "other", 0, "train", messages, None, [1], ids))
+        parts.append(artifacts.write_part(str(root / "e"), "train", Example, rows))
+    facts = {"tokenizers": {"big": mark, "other": "?"}}
+    manifest = Manifest("examples", 1, "curate", 1, "e", {}, {}, parts, facts=facts)
+    return artifacts.commit(Table, str(root / "e"), manifest)
+
+
+def scored(
+    root: Path, model: Path, config: Score, table: Table, max_error_rate: float = 0.0
+) -> tuple[Any, list[Targets]]:
+    context = Context(str(root / "score" / "s"), Compute(), Lines(io.StringIO()), max_error_rate, root)
+    teacher = Teacher(kind="reference", system="Be brief.")
+    outcome = score.score(config, teacher, Checkpoint(str(model), "m"), table, context)
+    manifest = Manifest("t", 1, "score", 1, "s", {}, {}, list(outcome.files))
+    made = artifacts.commit(Table, context.url, manifest)
+    return outcome, sorted(made.rows(Targets), key=lambda t: t.id)
+
+
+def test_both_engines_say_the_same_and_own_ids_are_kept(tiny_model: Path, tmp_path: Path) -> None:
+    table = examples(tmp_path, tiny_model)
+    outcome, plain = scored(tmp_path / "a", tiny_model, Score(k=20), table)
+    _, fast = scored(tmp_path / "b", tiny_model, Score(kind="vllm", k=20), table)
+    assert [t.id for t in plain] == [f"{p}-{i}" for p in range(2) for i in range(6)]
+    assert [list(t.completion_ids) for t in plain[:3]] == [[7, 8, 9, 0]] * 3
+    for ours, theirs in zip(plain, fast, strict=True):
+        assert list(ours.completion_ids) == list(theirs.completion_ids)
+        a, b = targets.unpack_topk(ours.packed), targets.unpack_topk(theirs.packed)
+        np.testing.assert_allclose(a.logprobs_TK, b.logprobs_TK, atol=2 * targets.STEP)
+        np.testing.assert_allclose(a.tail_T, b.tail_T, rtol=5e-3)
+    assert outcome.counts["tokens"] == sum(len(t.completion_ids) for t in plain)
+    assert 0 < outcome.counts["mass_kept"] < 1
+    assert outcome.facts["support"] == "top_k"
+
+
+def test_draws_resume_and_take_over(tiny_model: Path, tmp_path: Path) -> None:
+    table = examples(tmp_path, tiny_model)
+    config = Score(support="sampled", draws=12, temperature=1.5)
+    first, rows = scored(tmp_path, tiny_model, config, table)
+    for row in rows:
+        drawn = targets.unpack_sampled(row.packed)
+        per_token = np.add.reduceat(drawn.counts_N, drawn.offsets_T1[:-1])
+        assert set(per_token) == {12}
+    gone = tmp_path / "score" / "s" / first.files[0].path
+    gone.unlink()
+    (tmp_path / "score" / "s" / "manifest.json").unlink()
+    again, same = scored(tmp_path, tiny_model, config, table)
+    assert [f.sha256 for f in again.files] == [f.sha256 for f in first.files]
+    assert same == rows
+
+
+def test_rows_longer_than_the_context_are_counted_and_too_many_stop_it(tiny_model: Path, tmp_path: Path) -> None:
+    table = examples(tmp_path, tiny_model, long=1)
+    outcome, rows = scored(tmp_path / "a", tiny_model, Score(k=5), table, max_error_rate=0.5)
+    assert outcome.counts["errors"] == {"longer than the teacher's context": 2}
+    assert len(rows) == 10
+    with pytest.raises(StageError, match="could not score 2 of 12 answers"):
+        scored(tmp_path / "b", tiny_model, Score(k=5), table)
