@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: help demo test test-all check bench-generate lock
+.PHONY: help demo test test-all chaos check bench-generate lock
 help:  ## what can be typed
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 
@@ -20,6 +20,9 @@ test: check  ## style, types, boundaries and the fast tests
 
 test-all: check  ## also the long tests: engines, training, faults (about half an hour on two cores)
 	@$(BIN)/python -m pytest -m "not gpu"
+
+chaos: $(READY)  ## generate under a seeded nemesis, 20 seeds (about half an hour)
+	@$(BIN)/python tests/faults/chaos.py --seeds 20
 
 check: $(READY)  ## ruff, mypy --strict, import contracts
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -116,7 +116,7 @@ def raystill(job: Job) -> Result:
     context = Context(f"{job.folder}/generate/g", compute, seen, 0.0, Path(job.folder))
     with session.ray_session(compute) as ensure:
         ensure()
-        outcome = generate.generate(teacher, Checkpoint(job.model, "model"), prompts, None, context)
+        outcome = generate.generate(teacher, Checkpoint(job.model, "model"), prompts, None, None, context)
     manifest = Manifest("generations", Generation.SCHEMA, "generate", 1, "g", {}, {}, list(outcome.files))
     made = list(artifacts.commit(Table, context.url, manifest).rows(Generation))
     stamps = [json.loads(g.columns) for g in made]

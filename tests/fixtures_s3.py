@@ -1,15 +1,68 @@
-"""A real S3 protocol server for tests: moto on a free port, with one bucket."""
+"""A real S3 protocol server for tests: moto on a free port, with one bucket; and a proxy that puts faults before it."""
 
+import contextlib
+import http.client
+import os
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from raystill import storage
 
 
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """`s3://bucket/prefix` on a fresh server that AWS_ENDPOINT_URL names."""
+class Proxy(ThreadingHTTPServer):
+    """Forwards to the server; each request first takes the next fault of the script."""
+
+    daemon_threads = True
+    behind: str
+    faults: list[str]
+    puts: int
+
+
+class Forward(BaseHTTPRequestHandler):
+    server: Proxy
+    protocol_version = "HTTP/1.1"
+
+    def forward(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        fault = self.server.faults.pop(0) if self.server.faults else "none"
+        if fault in ("503", "403"):
+            self.answer(
+                int(fault), b"<Error><Code>%s</Code></Error>" % (b"SlowDown" if fault == "503" else b"AccessDenied")
+            )
+            return
+        link = http.client.HTTPConnection(urlsplit(self.server.behind).netloc)
+        link.request(self.command, self.path, body, dict(self.headers))
+        found = link.getresponse()
+        data = found.read()
+        if fault == "lost":
+            self.close_connection = True
+            self.connection.close()
+            return
+        self.answer(found.status, data, dict(found.getheaders()))
+
+    def answer(self, status: int, data: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            if name.lower() not in ("content-length", "transfer-encoding", "connection", "server", "date"):
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(b"" if self.command == "HEAD" else data)
+
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = forward
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def s3_server() -> Iterator[str]:
+    """`s3://bucket/prefix` on a fresh server that AWS_ENDPOINT_URL names while the block runs."""
     import boto3
     import httpx
     from moto.server import ThreadedMotoServer
@@ -17,16 +70,40 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    for key, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(key, value)
-    httpx.post(f"http://{host}:{port}/moto-api/reset").raise_for_status()  # all servers of a process share one memory
-    storage._client.cache_clear()
-    boto3.client("s3").create_bucket(Bucket="bucket")
-    yield "s3://bucket/prefix"
+    with pytest.MonkeyPatch.context() as environment:
+        for key, value in {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():
+            environment.setenv(key, value)
+        httpx.post(
+            f"http://{host}:{port}/moto-api/reset"
+        ).raise_for_status()  # all servers of a process share one memory
+        storage._client.cache_clear()
+        boto3.client("s3").create_bucket(Bucket="bucket")
+        yield "s3://bucket/prefix"
     storage._client.cache_clear()
     server.stop()
+
+
+@contextlib.contextmanager
+def before_s3() -> Iterator[Proxy]:
+    """A proxy in front of the server, which AWS_ENDPOINT_URL then names."""
+    proxy = Proxy(("127.0.0.1", 0), Forward)
+    proxy.behind, proxy.faults = os.environ["AWS_ENDPOINT_URL"], []
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.server_address[1]}")
+        storage._client.cache_clear()
+        yield proxy
+    proxy.shutdown()
+    proxy.server_close()
+
+
+@pytest.fixture
+def s3() -> Iterator[str]:
+    """`s3://bucket/prefix` on a fresh server."""
+    with s3_server() as url:
+        yield url

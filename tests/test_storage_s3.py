@@ -1,76 +1,19 @@
 """storage on a real S3 protocol server, also behind a proxy that answers 503, loses answers and forbids."""
 
-import http.client
-import os
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
+from fixtures_s3 import Proxy, before_s3
 
 from raystill import storage
 from raystill.errors import StorageError
 
 
-class Proxy(ThreadingHTTPServer):
-    """Forwards to the server; each request first takes the next fault of the script."""
-
-    daemon_threads = True
-    behind: str
-    faults: list[str]
-    puts: int
-
-
-class Forward(BaseHTTPRequestHandler):
-    server: Proxy
-    protocol_version = "HTTP/1.1"
-
-    def forward(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        fault = self.server.faults.pop(0) if self.server.faults else "none"
-        if fault in ("503", "403"):
-            self.answer(
-                int(fault), b"<Error><Code>%s</Code></Error>" % (b"SlowDown" if fault == "503" else b"AccessDenied")
-            )
-            return
-        link = http.client.HTTPConnection(urlsplit(self.server.behind).netloc)
-        link.request(self.command, self.path, body, dict(self.headers))
-        found = link.getresponse()
-        data = found.read()
-        if fault == "lost":
-            self.close_connection = True
-            self.connection.close()
-            return
-        self.answer(found.status, data, dict(found.getheaders()))
-
-    def answer(self, status: int, data: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in (headers or {}).items():
-            if name.lower() not in ("content-length", "transfer-encoding", "connection", "server", "date"):
-                self.send_header(name, value)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(b"" if self.command == "HEAD" else data)
-
-    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = forward
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
 @pytest.fixture
-def faulty(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    proxy = Proxy(("127.0.0.1", 0), Forward)
-    proxy.behind, proxy.faults = os.environ["AWS_ENDPOINT_URL"], []
-    threading.Thread(target=proxy.serve_forever, daemon=True).start()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.server_address[1]}")
-    storage._client.cache_clear()
-    yield proxy
-    proxy.shutdown()
-    proxy.server_close()
+def faulty(s3: str) -> Iterator[Proxy]:
+    with before_s3() as proxy:
+        yield proxy
 
 
 def test_objects_are_written_listed_read_and_removed(s3: str) -> None:

@@ -82,12 +82,18 @@ def plan(
 def run(
     recipe: RecipePath,
     only: Annotated[str | None, typer.Option(help="Run one stage; its inputs must be there.")] = None,
+    retry_rejected: Annotated[
+        bool,
+        typer.Option(
+            "--retry-rejected", help="Ask again for rows whose rejection may pass, as of an API that was down."
+        ),
+    ] = False,
     compute: ComputePath = None,
 ) -> None:
     """Run a recipe to its report. Finished steps are reused; stop with Ctrl-C and run again to go on."""
     from raystill import live
 
-    typer.echo(live.run(recipe, compute=compute, only=only))
+    typer.echo(live.run(recipe, compute=compute, only=only, retry_rejected=retry_rejected))
 
 
 @app.command()

@@ -23,14 +23,14 @@ from raystill.reporting.table import next_steps, summary_table
 from raystill.view import Lines, Screen, view
 
 
-def run(path: str, *, compute: str | None = None, only: str | None = None) -> str:
+def run(path: str, *, compute: str | None = None, only: str | None = None, retry_rejected: bool = False) -> str:
     """Run a recipe with a live view and return what to print at the end. Mistakes found offline stop it at once."""
     planned = planning.plan(path, compute)
     if planned.problems or planned.recipe is None:
         raise RecipeProblems(planned.problems)
     waiting = [s.label for s in planned.steps if s.state != "done"] if only is None else []
     with _shown(planned.recipe, waiting) as (progress, stopping):
-        folder = pipeline.run(path, progress, stopping, compute, only)
+        folder = pipeline.run(path, progress, stopping, compute, only, retry_rejected)
     if folder is None:
         return f"{only} is done; see it with: raystill status {path}"
     report = json.loads(storage.read(storage.join(folder, "report.json")))

@@ -43,15 +43,21 @@ class Line:
 
 
 def run(
-    path: str, progress: Progress, stopping: threading.Event, compute: str | None = None, only: str | None = None
+    path: str,
+    progress: Progress,
+    stopping: threading.Event,
+    compute: str | None = None,
+    only: str | None = None,
+    retry_rejected: bool = False,
 ) -> str | None:
     """Run a recipe to its report and return the report's folder. Finished steps are reused.
 
-    With `only` one stage is made and None returned, unless that completes the line.
+    With `only` one stage is made and None returned, unless that completes the line. With `retry_rejected` rows that a
+    teacher rejected for a passing reason are asked again.
     """
     recipe = recipe_file.load(path, compute).recipe
     with ray_session(recipe.compute) as ensure_ray, tempfile.TemporaryDirectory(prefix="raystill-") as scratch:
-        do = Runner(recipe, progress, stopping, ensure_ray, Path(scratch), only)
+        do = Runner(recipe, progress, stopping, ensure_ray, Path(scratch), only, retry_rejected)
         try:
             made = compare(recipe, learn(recipe, do), do)
         except StageDone:
@@ -69,7 +75,7 @@ def learn(recipe: Recipe, do: Do) -> Line:
         asked = route_to(recipe, name, prompts if isinstance(recipe.route, ByColumn) else asked, generations, do)
         spent = sum(table.counts.get("cost", 0.0) for table in generations.values())
         left = None if recipe.budget.usd is None else max(0.0, recipe.budget.usd - spent)
-        generations[name] = do(generated(name, kind, weights_of(kind, do), asked, left))
+        generations[name] = generations_of(name, kind, weights_of(kind, do), asked, left, do)
     teacher = weights_of(recipe.teacher, do)
     examples = do(curated(recipe, generations))
     targets = do(scored(recipe, recipe.score, teacher, examples)) if recipe.score else None
@@ -156,8 +162,22 @@ def weights_of(teacher: Teacher, do: Do) -> Checkpoint | None:
     return learn(other, do).models["student"]
 
 
+def generations_of(
+    name: str, teacher: Teacher, weights: Checkpoint | None, prompts: Table, budget: float | None, do: Do
+) -> Table:
+    """A teacher's answers: the newest try. --retry-rejected adds one where rows were rejected for a passing reason."""
+    made = generated(name, teacher, weights, prompts, budget, None)
+    while do.done(made):
+        again = generated(name, teacher, weights, prompts, budget, do(made))
+        if not do.done(again):
+            made = again if do.retry_rejected and do(made).counts.get("transient") else made
+            break
+        made = again
+    return do(made)
+
+
 def generated(
-    name: str, teacher: Teacher, weights: Checkpoint | None, prompts: Table, budget: float | None
+    name: str, teacher: Teacher, weights: Checkpoint | None, prompts: Table, budget: float | None, before: Table | None
 ) -> Step[Table]:
     """A teacher's answers. Its name is no identity: two recipes may call it differently and share them."""
     kind = plugins.identity(teacher.kind, teachers.KINDS, "teacher")
@@ -166,9 +186,9 @@ def generated(
         stage="generate",
         version=generate.VERSION,
         decides={"teacher": teacher.identity() | {"kind": kind}},
-        inputs={"prompts": prompts, "teacher": weights},
+        inputs={"prompts": prompts, "teacher": weights, "before": before},
         kind=Table,
-        make=lambda context: generate.generate(teacher, weights, prompts, budget, context),
+        make=lambda context: generate.generate(teacher, weights, prompts, budget, before, context),
         ray=generate.needs_ray(teacher),
     )
 

@@ -46,6 +46,7 @@ class Planner:
 
     root: str
     offline: bool = True
+    retry_rejected: bool = False
     steps: list[Planned] = field(default_factory=list)
 
     def done(self, step: Step[Any]) -> bool:

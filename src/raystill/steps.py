@@ -53,6 +53,7 @@ class Do(Protocol):
 
     root: str
     offline: bool
+    retry_rejected: bool
 
     def __call__(self, step: Step[A]) -> A:
         """The step's artifact."""
@@ -90,12 +91,13 @@ class Runner:
         ensure_ray: Callable[[], None],
         scratch: Path,
         only: str | None = None,
+        retry_rejected: bool = False,
     ) -> None:
         self.recipe, self.root = recipe, recipe.root
         self.progress, self.stopping, self.ensure_ray, self.scratch = progress, stopping, ensure_ray, scratch
         if only is not None and only not in ONLY:
             raise RecipeError(f"--only takes {', '.join(ONLY)}, not '{only}'")
-        self.only, self.reached = only, False
+        self.only, self.reached, self.retry_rejected = only, False, retry_rejected
 
     def done(self, step: Step[Any]) -> bool:
         """Whether its artifact is there."""

@@ -67,7 +67,7 @@ SCRIPTED = Teacher(kind="scripted")
 
 def test_every_prompt_is_answered_once(tmp_path: Path) -> None:
     prompts = prompts_of(tmp_path, [[f"{u} {i}" for i in range(20)] for u in range(3)])
-    outcome = generate.generate(SCRIPTED, None, prompts, None, context(tmp_path, "a"))
+    outcome = generate.generate(SCRIPTED, None, prompts, None, None, context(tmp_path, "a"))
     answered, rejected = ledger(tmp_path, "a", prompts)
     assert len(answered) == 60
     assert not rejected
@@ -76,7 +76,7 @@ def test_every_prompt_is_answered_once(tmp_path: Path) -> None:
 
 def test_a_bad_row_is_data_and_the_others_go_on(tmp_path: Path) -> None:
     prompts = prompts_of(tmp_path, [[f"{i}" for i in range(19)] + ["<<error>>"]])
-    outcome = generate.generate(SCRIPTED, None, prompts, None, context(tmp_path, "a"))
+    outcome = generate.generate(SCRIPTED, None, prompts, None, None, context(tmp_path, "a"))
     assert ledger(tmp_path, "a", prompts)[1] == {"row-19": "scripted error"}
     assert outcome.counts["errors"] == {"scripted error": 1}
 
@@ -84,14 +84,14 @@ def test_a_bad_row_is_data_and_the_others_go_on(tmp_path: Path) -> None:
 def test_too_many_bad_rows_stop_the_stage_and_keep_the_units(tmp_path: Path) -> None:
     prompts = prompts_of(tmp_path, [["<<error>>"] * 10, ["fine"] * 10])
     with pytest.raises(StageError, match=r"10 of 20 rows.*scripted error"):
-        generate.generate(SCRIPTED, None, prompts, None, context(tmp_path, "a"))
+        generate.generate(SCRIPTED, None, prompts, None, None, context(tmp_path, "a"))
     assert len(list((tmp_path / "generate" / "a").glob("*.parquet"))) == 2
 
 
 def test_a_dead_replica_is_replaced(tmp_path: Path) -> None:
     once = tmp_path / "died"
     prompts = prompts_of(tmp_path, [[f"{i}" for i in range(9)] + [f"<<kill-once:{once}>>"], ["fine"] * 10])
-    generate.generate(SCRIPTED, None, prompts, None, context(tmp_path, "a"))
+    generate.generate(SCRIPTED, None, prompts, None, None, context(tmp_path, "a"))
     assert once.exists()
     assert len(ledger(tmp_path, "a", prompts)[0]) == 20
 
@@ -99,14 +99,14 @@ def test_a_dead_replica_is_replaced(tmp_path: Path) -> None:
 def test_an_engine_that_hangs_is_replaced(tmp_path: Path) -> None:
     once = tmp_path / "hung"
     prompts = prompts_of(tmp_path, [[f"{i}" for i in range(9)] + [f"<<hang-once:{once}>>"], ["fine"] * 10])
-    generate.generate(Teacher(kind="scripted", stall_s=2), None, prompts, None, context(tmp_path, "a"))
+    generate.generate(Teacher(kind="scripted", stall_s=2), None, prompts, None, None, context(tmp_path, "a"))
     assert once.exists()
     assert len(ledger(tmp_path, "a", prompts)[0]) == 20
 
 
 def test_a_row_that_kills_every_engine_is_given_up_and_the_others_go_on(tmp_path: Path) -> None:
     prompts = prompts_of(tmp_path, [[f"{i}" for i in range(9)] + ["<<kill>>"], ["fine"] * 10])
-    generate.generate(SCRIPTED, None, prompts, None, context(tmp_path, "a"))
+    generate.generate(SCRIPTED, None, prompts, None, None, context(tmp_path, "a"))
     answered, rejected = ledger(tmp_path, "a", prompts)
     assert rejected == {"row-9": "ended its engine"}
     assert len(answered) == 19
@@ -115,17 +115,17 @@ def test_a_row_that_kills_every_engine_is_given_up_and_the_others_go_on(tmp_path
 def test_equal_units_of_another_run_are_taken_over(tmp_path: Path) -> None:
     shared = [[f"{u} {i}" for i in range(5)] for u in range(2)]
     prompts = prompts_of(tmp_path, shared)
-    generate.generate(SCRIPTED, None, prompts, None, context(tmp_path, "a"))
-    again = generate.generate(SCRIPTED, None, prompts, None, context(tmp_path, "b"))
+    generate.generate(SCRIPTED, None, prompts, None, None, context(tmp_path, "a"))
+    again = generate.generate(SCRIPTED, None, prompts, None, None, context(tmp_path, "b"))
     assert again.counts["reused_units"] == 2
     hotter = Teacher(kind="scripted", sampling={"temperature": 1.0})
-    assert generate.generate(hotter, None, prompts, None, context(tmp_path, "c")).counts["reused_units"] == 0
+    assert generate.generate(hotter, None, prompts, None, None, context(tmp_path, "c")).counts["reused_units"] == 0
 
 
 def test_n_samples_are_n_rows(tmp_path: Path) -> None:
     prompts = prompts_of(tmp_path, [["a", "b"]])
     three = Teacher(kind="scripted", sampling={"n": 3})
-    assert generate.generate(three, None, prompts, None, context(tmp_path, "a")).counts["answers"] == 6
+    assert generate.generate(three, None, prompts, None, None, context(tmp_path, "a")).counts["answers"] == 6
 
 
 def test_too_few_cpus_are_refused_with_the_arithmetic(tmp_path: Path) -> None:
@@ -134,14 +134,14 @@ def test_too_few_cpus_are_refused_with_the_arithmetic(tmp_path: Path) -> None:
     with pytest.raises(
         ResourceError, match=r"one generate replica of 1000 CPUs.*needs 1000 CPUs and this Ray cluster has"
     ):
-        generate.generate(SCRIPTED, None, prompts, None, context(tmp_path, "a", wide))
+        generate.generate(SCRIPTED, None, prompts, None, None, context(tmp_path, "a", wide))
 
 
 def test_the_run_goes_on_with_the_replicas_that_fit_and_says_so(tmp_path: Path) -> None:
     prompts = prompts_of(tmp_path, [["a"], ["b"]])
     wide = Compute.model_validate({"generate": {"replicas": 100, "cpus": 2}})
     said = io.StringIO()
-    generate.generate(SCRIPTED, None, prompts, None, replace(context(tmp_path, "a", wide), progress=Lines(said)))
+    generate.generate(SCRIPTED, None, prompts, None, None, replace(context(tmp_path, "a", wide), progress=Lines(said)))
     assert "of 100 replicas fit this cluster" in said.getvalue()
     assert len(ledger(tmp_path, "a", prompts)[0]) == 2
 
@@ -162,7 +162,7 @@ def test_the_pool_grows_under_load_and_shrinks_again(tmp_path: Path) -> None:
     watching = threading.Thread(target=count)
     watching.start()
     try:
-        generate.generate(slow, None, prompts, None, context(tmp_path, "a", Compute.model_validate(elastic)))
+        generate.generate(slow, None, prompts, None, None, context(tmp_path, "a", Compute.model_validate(elastic)))
     finally:
         done.set()
         watching.join()
@@ -173,7 +173,7 @@ def test_the_pool_grows_under_load_and_shrinks_again(tmp_path: Path) -> None:
 
 def test_no_prompt_is_in_the_attempts(tmp_path: Path) -> None:
     prompts = prompts_of(tmp_path, [["secret question", "<<kill>>"]], reference=None)
-    generate.generate(SCRIPTED, None, prompts, None, context(tmp_path, "a", max_error_rate=0.5))
+    generate.generate(SCRIPTED, None, prompts, None, None, context(tmp_path, "a", max_error_rate=0.5))
     attempts = (tmp_path / "generate" / "a" / "attempts").glob("*")
     begun = [json.dumps(p.read_bytes().decode(errors="replace")) for p in attempts if not p.name.endswith("answered")]
     assert begun

@@ -49,10 +49,10 @@ def test_a_budget_holds_over_runs_and_nothing_is_paid_twice(server: Server, tmp_
     prompts = prompts_of(tmp_path)
     for budget in (15.0, 32.0):
         with pytest.raises(OverBudget, match=r"raise budget\.usd") as stopped:
-            generate.generate(teacher(server), None, prompts, budget, context(tmp_path))
+            generate.generate(teacher(server), None, prompts, budget, None, context(tmp_path))
         assert budget <= len(server.asked) < budget + IN_FLIGHT
         assert f"of {UNITS} units are done" in stopped.value.__notes__[0]
-    outcome = generate.generate(teacher(server), None, prompts, 1000.0, context(tmp_path))
+    outcome = generate.generate(teacher(server), None, prompts, 1000.0, None, context(tmp_path))
     assert len(server.asked) == ROWS * UNITS
     assert outcome.counts["cost"] == pytest.approx(ROWS * UNITS)
     made = artifacts.commit(
@@ -73,10 +73,10 @@ def test_what_was_paid_in_vain_counts_in_the_next_run(server: Server, tmp_path: 
     )
     for _ in range(2):
         with pytest.raises(OverBudget):
-            generate.generate(dear, None, prompts, 20.0, context(tmp_path))
+            generate.generate(dear, None, prompts, 20.0, None, context(tmp_path))
     asked = len(server.asked)
     with pytest.raises(OverBudget):
-        generate.generate(dear, None, prompts, 20.0, context(tmp_path))
+        generate.generate(dear, None, prompts, 20.0, None, context(tmp_path))
     assert len(server.asked) == asked
 
 
@@ -85,9 +85,9 @@ def test_ctrl_c_waits_for_what_is_on_its_way_and_keeps_it(server: Server, tmp_pa
     prompts, stopping = prompts_of(tmp_path), threading.Event()
     threading.Thread(target=lambda: (time.sleep(0.3), stopping.set())).start()
     with pytest.raises(Interrupted):
-        generate.generate(teacher(server), None, prompts, None, replace(context(tmp_path), stopping=stopping))
+        generate.generate(teacher(server), None, prompts, None, None, replace(context(tmp_path), stopping=stopping))
     first = len(server.asked)
     assert 0 < first < ROWS * UNITS
     server.wait_s = 0.0
-    generate.generate(teacher(server), None, prompts, None, context(tmp_path))
+    generate.generate(teacher(server), None, prompts, None, None, context(tmp_path))
     assert len(server.asked) == ROWS * UNITS

@@ -31,17 +31,25 @@ def needs_ray(teacher: recipe.Teacher) -> bool:
 
 
 def generate(
-    teacher: recipe.Teacher, model: Checkpoint | None, prompts: Table, budget: float | None, context: Context
+    teacher: recipe.Teacher,
+    model: Checkpoint | None,
+    prompts: Table,
+    budget: float | None,
+    before: Table | None,
+    context: Context,
 ) -> Outcome:
     """Generations for every train and validation prompt, in units that keep their prompts' split.
 
-    `budget` is the most that a paid teacher may cost for them, in US dollars. Raises StageError when more rows fail than
+    `budget` is the most that a paid teacher may cost for them, in US dollars. `before` is an earlier outcome, of which only
+    rows rejected for a passing reason are asked again. Raises StageError when more rows fail than
     the recipe allows, OverBudget, Interrupted after Ctrl-C.
     """
     kind = plugins.identity(teacher.kind, KINDS, "teacher")
     decides = {"teacher": teacher.identity() | {"kind": kind}, "version": VERSION}
     decides["model"] = model.fingerprint if model else None
     units = unit.of(prompts, decides, context.url)
+    if before is not None:
+        units = unit.retried(units, before, lambda u: int(published(u).counts["transient"]))
     todo, reused = unit.take_over(units, context.url)
 
     context.progress.start(context.label, len(units), "units")

@@ -72,20 +72,23 @@ class Replica:
         if self.broken:
             raise self.broken
         prompts = artifacts.decode(Prompt, unit.read(), unit.source)
+        settled = _settled(unit)
+        asked = [p for p in prompts if p.id not in settled]
         if _attempt(unit.folder, unit.name) >= self.careful_attempt:
             async with self._nothing_else():
-                answers = [await self._careful_row(unit, p) for p in prompts]
+                answers = [await self._careful_row(unit, p) for p in asked]
         elif getattr(self.teacher, "dear", False):
-            ended = await asyncio.gather(*(self._kept_row(unit, p) for p in prompts), return_exceptions=True)
+            ended = await asyncio.gather(*(self._kept_row(unit, p) for p in asked), return_exceptions=True)
             # All are waited for, also when one stops the run: what is on its way is paid for, and kept.
             if stops := [e for e in ended if isinstance(e, BaseException)]:
                 raise stops[0]
             answers = [rows for rows in ended if not isinstance(rows, BaseException)]
         else:
-            answers = await asyncio.gather(*(self._row(unit, p) for p in prompts))
-        for prompt, row in zip(prompts, answers, strict=True):
-            _refuse_swapped(prompt, row)
-        storage.put_if_absent(unit.url, artifacts.encode(Generation, [g for row in answers for g in row]))
+            answers = await asyncio.gather(*(self._row(unit, p) for p in asked))
+        settled |= {p.id: rows for p, rows in zip(asked, answers, strict=True)}
+        for prompt in prompts:
+            _refuse_swapped(prompt, settled[prompt.id])
+        storage.put_if_absent(unit.url, artifacts.encode(Generation, [g for p in prompts for g in settled[p.id]]))
         return published(unit)
 
     async def _row(self, unit: Unit, prompt: Prompt, alone: bool = False) -> list[Generation]:
@@ -155,6 +158,15 @@ class Replica:
         return answers
 
 
+def _settled(unit: Unit) -> dict[str, list[Generation]]:
+    """Rows of an earlier outcome that need not be made anew."""
+    rows: dict[str, list[Generation]] = {}
+    if unit.before:
+        for g in artifacts.decode(Generation, storage.read(unit.before), unit.before):
+            rows.setdefault(g.id, []).append(g)
+    return {i: found for i, found in rows.items() if not any(g.transient for g in found)}
+
+
 def _row_name(unit: Unit, prompt: Prompt) -> str:
     return f"{unit.name}.{hashlib.sha256(prompt.id.encode()).hexdigest()[:12]}"
 
@@ -171,7 +183,7 @@ def _kept(unit: Unit, prompt: Prompt) -> list[Generation] | None:
 def _refuse_swapped(prompt: Prompt, answers: Sequence[Generation]) -> None:
     """Raise StageError when a row carries another row's prompt: a plug-in teacher's mistake that nothing else would show."""
     for answer in answers:
-        if any(getattr(answer, f.name) != getattr(prompt, f.name) for f in dataclasses.fields(Prompt)):
+        if (answer.id, answer.messages, answer.tools) != (prompt.id, prompt.messages, prompt.tools):
             raise StageError(
                 f"the teacher answered row {prompt.id} with the prompt of row {answer.id}; nothing of this unit is kept: "
                 "a teacher must return generation(prompt, ...) of the prompt that it was given"

@@ -3,8 +3,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from raystill import artifacts, storage
@@ -24,6 +24,8 @@ class Unit:
     source: str
     sha256: str
     folder: str
+    before: str = ""
+    """An earlier outcome of it, from which only rows that were rejected for a passing reason are made anew."""
 
     @property
     def url(self) -> str:
@@ -54,6 +56,21 @@ def of(table: Table, decides: Mapping[str, Any], folder: str) -> list[Unit]:
         name = f"{part.path.partition('-')[0]}-{key}.parquet"
         units.append(Unit(name, storage.join(table.url, part.path), part.sha256, folder))
     return units
+
+
+def retried(units: Sequence[Unit], before: Table, transient: Callable[[Unit], int]) -> list[Unit]:
+    """The units of a new try after `before`: those with rows rejected for a passing reason are new, the others stay."""
+    earlier = {part.path.partition(".")[0]: part.path for part in before.parts(*SPLITS)}
+    out = []
+    for u in units:
+        there = replace(u, name=earlier[u.name.partition(".")[0]], folder=before.url)
+        if not transient(there):
+            out.append(replace(there, folder=u.folder))
+            continue
+        tries = int(there.name.split(".")[1].removeprefix("try")) if there.name.count(".") > 1 else 1
+        name = f"{u.name.partition('.')[0]}.try{tries + 1}.parquet"
+        out.append(replace(u, name=name, before=there.url))
+    return out
 
 
 def take_over(units: Sequence[Unit], folder: str) -> tuple[list[Unit], set[str]]:
