@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from raystill.errors import Corrupted, StorageError
 from raystill.records import Record, Row, Split, from_table, schema, to_table
 
 MANIFEST = "manifest.json"
+COMMIT = re.compile(r"[0-9a-f]{40}")
+"""The identity of a hub model."""
 A = TypeVar("A", bound="Artifact")
 
 
@@ -140,13 +143,35 @@ class Checkpoint(Artifact):
         return storage.join(self.url, self.facts["folder"]) if "folder" in self.facts else self.url
 
     def folder(self, cache: Path | None = None) -> str:
-        """A local folder (remote ones are copied once), or the hub id as it is."""
+        """A local folder; a remote one is copied once per machine, a hub id's commit into the hub's own cache.
+
+        Raises StorageError when a remote one cannot be had.
+        """
         url = self.place()
         if not storage.is_s3(url):
-            return url
+            return (
+                url
+                if Path(url).is_dir() or not COMMIT.fullmatch(self.fingerprint)
+                else _snapshot(url, self.fingerprint)
+            )
         cache = cache or Path(tempfile.gettempdir()) / "raystill-models"
         cache.mkdir(parents=True, exist_ok=True)
         return str(storage.download(url, cache / self.fingerprint))
+
+
+def _snapshot(model: str, commit: str) -> str:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return str(
+            snapshot_download(model, revision=commit, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model"])
+        )
+    except (HfHubHTTPError, OSError) as e:
+        raise StorageError(
+            f"hub model {model} (commit {commit[:12]}) cannot be had ({type(e).__name__}); check the network, and for a gated "
+            "model that HF_TOKEN, or the file that HF_TOKEN_PATH names, holds a token with access"
+        ) from None
 
 
 def fingerprint(stage: str, version: int, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:

@@ -1,7 +1,8 @@
 """What a model is, by content: a local folder, an s3:// folder or a hub id becomes a Checkpoint with an identity.
 
 A folder's identity is the sha256 over its files, cached by size and modification time in `<root>/models.json`; a hub id's
-is the commit it resolves to, asked once per root and kept there, so a moving branch never changes a run in the middle.
+is the commit it resolves to, asked once per root and kept there, so a moving branch never changes a run in the middle:
+every process loads that commit.
 """
 
 import hashlib
@@ -36,7 +37,7 @@ def resolve(model: str, root: str, *, offline: bool) -> Checkpoint:
     if model not in known:
         known[model] = _hub_commit(model)
         _keep(root, known)
-    return Checkpoint(model, known[model][:12])
+    return Checkpoint(model, known[model])
 
 
 def looks_local(model: str) -> bool:

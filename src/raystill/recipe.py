@@ -251,7 +251,7 @@ class Teacher(Block):
 
     kind: str = setting(
         "vllm",
-        "vllm, endpoint (a URL), reference (the data's own answers), scripted, or module:attr",
+        "vllm, transformers (slow, anywhere), endpoint (a URL), reference (the data's own answers), scripted, or module:attr",
         "the fast engine",
     )
     model: str | None = setting(
@@ -290,7 +290,7 @@ class Teacher(Block):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if self.kind == "vllm" and (self.model is None) == (self.recipe is None):
+        if self.kind in ("vllm", "transformers") and (self.model is None) == (self.recipe is None):
             raise ValueError("a teacher needs exactly one of 'model' and 'recipe'; e.g. model: Qwen/Qwen3-8B")
         if self.kind == "endpoint" and self.endpoint is None:
             raise ValueError(

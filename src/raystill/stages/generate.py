@@ -58,7 +58,7 @@ def generate(
         _advance(context, unit_done, reused=unit_done.counts["rows"])
     paid = _total(done)["cost"]
     try:
-        for unit_done in _answers(teacher, model.folder() if model else None, todo, budget, paid, context):
+        for unit_done in _answers(teacher, model, todo, budget, paid, context):
             done.append(unit_done)
             _advance(context, unit_done)
             _stop_early(done, context.max_error_rate)
@@ -82,7 +82,7 @@ def generate(
 
 def _answers(
     teacher: recipe.Teacher,
-    model: str | None,
+    model: Checkpoint | None,
     units: Sequence[Unit],
     budget: float | None,
     paid: float,

@@ -39,7 +39,7 @@ def score(
         arguments = (
             score.model_dump(mode="json"),
             teacher.model_dump(mode="json", by_alias=True),
-            model.folder(),
+            model,
             dict(written_by),
         )
         gpus = engine.gpus(teacher.engine)

@@ -14,6 +14,7 @@ from raystill.records import Generation, Prompt
 KINDS = {
     "vllm": "raystill.teachers.vllm:Vllm",
     "endpoint": "raystill.teachers.endpoint:Endpoint",
+    "transformers": "raystill.teachers.transformers:Transformers",
     "reference": "raystill.teachers.reference:Reference",
     "scripted": "raystill.teachers.scripted:Scripted",
 }

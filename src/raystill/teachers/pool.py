@@ -56,6 +56,8 @@ def over_replicas(
             values = json.loads(row["done"])
             if "error" in values:
                 raise getattr(user_errors, values["error"])(values["says"])
+            if phases := values.get("start_up"):
+                say(f"{what}: a replica is ready: {', '.join(f'{name} {s:g} s' for name, s in phases.items())}")
             yield Done(File(**values["file"]), values["counts"])
     except ray.exceptions.RayError as e:
         lines = [line for line in str(e).splitlines() if line.strip()] or [type(e).__name__]

@@ -23,7 +23,7 @@ from raystill import artifacts, plugins, recipe, storage
 from raystill.errors import RaystillError, StageError
 from raystill.records import Generation, Prompt, from_mapping
 from raystill.teachers import KINDS, EngineDied, RowError, Teacher, failure
-from raystill.teachers.units import Done, Unit
+from raystill.teachers.units import Done, StartUp, Unit
 
 CAREFUL_ATTEMPT = 3
 """From this attempt on a unit runs row by row: two deaths may be bad luck, a third points at a row."""
@@ -39,7 +39,7 @@ ROW_ATTEMPTS = 2
 class Replica:
     """A teacher and its units; also the class of Ray Data's actors."""
 
-    def __init__(self, teacher: dict[str, Any], model: str | None) -> None:
+    def __init__(self, teacher: dict[str, Any], model: artifacts.Checkpoint | None) -> None:
         block = recipe.Teacher.model_validate(teacher)
         self.stall_s = block.stall_s
         self.careful_attempt: float = CAREFUL_ATTEMPT
@@ -49,8 +49,12 @@ class Replica:
         self.alone = False
         self.door = asyncio.Condition()
         self.broken: RaystillError | None = None
+        self.start_up = StartUp()
         try:
-            self.teacher: Teacher = plugins.load(block.kind, KINDS, "teacher")(block, model)
+            folder = model.folder() if model else None
+            self.start_up.mark("weights")
+            self.teacher: Teacher = plugins.load(block.kind, KINDS, "teacher")(block, folder)
+            self.start_up.mark("engine")
             if self.teacher.local:  # no engine: nothing that could die, nothing to watch
                 self.stall_s = self.careful_attempt = math.inf
         except RaystillError as e:  # told with the first unit: an actor that cannot be made loses what its error was
@@ -65,7 +69,7 @@ class Replica:
             done = [await self.run(Unit(**json.loads(unit))) for unit in batch["unit"]]
         except RaystillError as e:
             return {"done": [json.dumps({"error": type(e).__name__, "says": str(e)})]}
-        return {"done": [json.dumps(dataclasses.asdict(d)) for d in done]}
+        return {"done": [json.dumps(dataclasses.asdict(d) | self.start_up.told_once()) for d in done]}
 
     async def run(self, unit: Unit) -> Done:
         """Answer and publish one unit; the first publisher wins, and its counts are returned."""

@@ -18,7 +18,7 @@ from raystill import artifacts, chat, plugins, recipe, storage, targets
 from raystill.engine import context_length
 from raystill.errors import RaystillError
 from raystill.records import Example, Ids, Targets
-from raystill.teachers.units import Done, Unit
+from raystill.teachers.units import Done, StartUp, Unit
 
 KINDS = {
     "transformers": "raystill.teachers.forward:Forward",
@@ -50,16 +50,24 @@ class Scorer:
     """An engine and its units; the class of Ray Data's actors. `tokenizers` are those of whoever wrote, by teacher."""
 
     def __init__(
-        self, score: Mapping[str, Any], teacher: Mapping[str, Any], model: str, tokenizers: Mapping[str, str]
+        self,
+        score: Mapping[str, Any],
+        teacher: Mapping[str, Any],
+        model: artifacts.Checkpoint,
+        tokenizers: Mapping[str, str],
     ) -> None:
         self.score = recipe.Score.model_validate(score)
         self.teacher = recipe.Teacher.model_validate(teacher)
         self.broken: RaystillError | None = None
+        self.start_up = StartUp()
         try:
-            self.tokenizer = chat.load_tokenizer(model)
+            folder = model.folder()
+            self.start_up.mark("weights")
+            self.tokenizer = chat.load_tokenizer(folder)
             self.own = {name for name, mark in tokenizers.items() if mark == chat.fingerprint(self.tokenizer)}
-            self.context = context_length(model)
-            self.engine: Engine = plugins.load(self.score.kind, KINDS, "score")(self.score, self.teacher, model)
+            self.context = context_length(folder)
+            self.engine: Engine = plugins.load(self.score.kind, KINDS, "score")(self.score, self.teacher, folder)
+            self.start_up.mark("engine")
         except RaystillError as e:  # told with the first unit: an actor that cannot be made loses what its error was
             self.broken = e
 
@@ -69,7 +77,7 @@ class Scorer:
             done = [await self.run(Unit(**json.loads(unit))) for unit in batch["unit"]]
         except RaystillError as e:
             return {"done": [json.dumps({"error": type(e).__name__, "says": str(e)})]}
-        return {"done": [json.dumps(dataclasses.asdict(d)) for d in done]}
+        return {"done": [json.dumps(dataclasses.asdict(d) | self.start_up.told_once()) for d in done]}
 
     async def run(self, unit: Unit) -> Done:
         """Score and publish one unit; the first publisher wins, and its counts are returned."""

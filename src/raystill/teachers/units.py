@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -46,6 +47,24 @@ class Done:
 
     file: artifacts.File
     counts: dict[str, Any]
+
+
+class StartUp:
+    """Seconds that a replica took to be ready, by phase; told with its first unit."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def mark(self, phase: str) -> None:
+        """A phase has ended."""
+        now = time.perf_counter()
+        self.seconds[phase], self._since = round(now - self._since, 1), now
+
+    def told_once(self) -> dict[str, dict[str, float]]:
+        """The phases the first time, then nothing."""
+        told, self.seconds = self.seconds, {}
+        return {"start_up": told} if told else {}
 
 
 def of(table: Table, decides: Mapping[str, Any], folder: str) -> list[Unit]:
