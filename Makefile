@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: help demo test test-all chaos check bench-generate lock
+.PHONY: help demo test test-all chaos check bench-generate bench-scale lock
 help:  ## what can be typed
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 
@@ -46,6 +46,9 @@ $(READY): requirements/cpu.txt pyproject.toml
 	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .
 	@$(BIN)/python -m raystill.training.prebuild
 	@touch $@
+
+bench-scale: $(READY)  ## the control plane with scripted replicas (about 20 minutes)
+	@$(BIN)/python bench/scale.py
 
 lock: $(READY)  ## resolve the versions anew
 	@$(BIN)/python -m pip install -qq --dry-run --ignore-installed --report .venv/report.json '.[cpu,tensorboard,mlflow,dev]'

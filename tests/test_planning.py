@@ -25,7 +25,8 @@ def recipe(folder: Path, **changes: str) -> str:
         "student": f"{{model: {folder / 'model'}}}",
     } | changes
     (folder / "model").mkdir(exist_ok=True)
-    (folder / "model" / "config.json").write_text('{"num_hidden_layers": 2, "max_position_embeddings": 2048}')
+    shape = {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 2048}
+    (folder / "model" / "config.json").write_text(json.dumps(shape))
     path = folder / "recipe.yaml"
     path.write_text("\n".join(f"{k}: {v}" for k, v in lines.items()))
     return str(path)
@@ -84,6 +85,9 @@ def problems(found: list[Problem]) -> str:
         ("curate", "{filters: [emtpy]}", "did you mean 'empty'?"),
         ("teacher", "{kind: reference, sampling: {n: 2, temperature: 0}}", "2 samples at temperature 0"),
         ("teacher", "{kind: reference, sampling: {structured: {regex: a, choice: [a, b]}}}", "exactly one of"),
+        ("teacher", "{kind: reference, sampling: {structured: {json_schema: {type: nonsense}}}}", "is no JSON Schema"),
+        ("teacher", "{kind: reference, sampling: {structured: {regex: '(a'}}}", "regex does not compile"),
+        ("teacher", "{model: MODEL, engine: {tensor_parallel_size: 3}}", "does not divide the 4 attention heads"),
         ("route", "{by: x, map: {a: nobody}}", "names no teacher of this recipe: nobody"),
         ("evaluate", "{max_tokens: 2048}", "could not be compared on the same rows"),
         ("trackers", "[tensorbord]", "did you mean 'tensorboard'?"),

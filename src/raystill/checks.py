@@ -1,6 +1,7 @@
 """Every mistake of a recipe that can be found offline without a model library: what `plan` lists and `run` refuses."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from raystill import engine, filters, losses, models, plugins, sources, storage, tasks, teachers, trackers
-from raystill.errors import Problem, RaystillError
-from raystill.recipe import ByColumn, Cut, Student
+from raystill.errors import Problem, RaystillError, RecipeError
+from raystill.recipe import ByColumn, Cut, Structured, Student, Teacher
 from raystill.recipe_file import Loc, Located
 from raystill.stages import prepare
 from raystill.teachers import endpoint
@@ -68,6 +69,9 @@ def _teacher(located: Located) -> Iterator[Problem]:
             yield Problem(located.where(*loc, "recipe"), f"{teacher.recipe} does not exist", "check the path")
         where = f"teachers.{name}.engine" if recipe.teachers else "teacher.engine"
         yield from _attempt(located, (*loc, "engine"), engine.refuse_owned, teacher.engine, where)
+        form = teacher.sampling.structured
+        yield from _attempt(located, (*loc, "sampling", "structured"), _form, form) if form else ()
+        yield from _attempt(located, (*loc, "engine"), _divides, teacher, where)
     if isinstance(recipe.route, ByColumn) and (gone := set(recipe.route.map.values()) - set(recipe.all_teachers())):
         said = f"route.map names no teacher of this recipe: {', '.join(sorted(gone))}"
         yield Problem(located.where("route"), said, f"there are: {', '.join(recipe.all_teachers())}")
@@ -75,23 +79,50 @@ def _teacher(located: Located) -> Iterator[Problem]:
 
 def _endpoint(located: Located) -> Iterator[Problem]:
     recipe = located.recipe
-    block = recipe.teacher.endpoint
-    if block is None:
-        return
-    yield from _attempt(located, ("teacher", "endpoint"), endpoint.key, block)
-    if recipe.budget.usd is None:
-        return
-    if block.price is None or not (block.price.input or block.price.output):
-        yield Problem(
-            located.where("budget", "usd"),
-            "a budget needs the endpoint's price, or nothing spent could be counted",
-            "teacher.endpoint: price: {input: …, output: …}, in US dollars per million tokens",
-        )
-    if recipe.prices.currency != "USD":
-        yield Problem(
-            located.where("prices", "currency"),
-            f"the budget is in US dollars and prices are in {recipe.prices.currency}, which are never converted",
-            "prices: {currency: USD}, with the endpoint's price in US dollars",
+    for name, teacher in recipe.all_teachers().items():
+        if (block := teacher.endpoint) is None:
+            continue
+        loc: Loc = ("teachers", name) if recipe.teachers else ("teacher",)
+        yield from _attempt(located, (*loc, "endpoint"), endpoint.key, block)
+        if recipe.budget.usd is not None and not (block.price and (block.price.input or block.price.output)):
+            yield Problem(
+                located.where("budget", "usd"),
+                "a budget needs the endpoint's price, or nothing spent could be counted",
+                f"{'.'.join(map(str, loc))}.endpoint: price: {{input: …, output: …}}, in US dollars per million tokens",
+            )
+        if recipe.budget.usd is not None and recipe.prices.currency != "USD":
+            yield Problem(
+                located.where("prices", "currency"),
+                f"the budget is in US dollars and prices are in {recipe.prices.currency}, which are never converted",
+                "prices: {currency: USD}, with the endpoint's price in US dollars",
+            )
+
+
+def _form(form: Structured) -> None:
+    """Raise RecipeError for a schema that is none, or a regular expression that does not compile."""
+    from jsonschema import Draft202012Validator, SchemaError
+
+    try:
+        if form.json_schema is not None:
+            Draft202012Validator.check_schema(form.json_schema)
+        if form.regex is not None:
+            re.compile(form.regex)
+    except SchemaError as e:
+        at = "/".join(map(str, e.absolute_path)) or "its root"
+        raise RecipeError(f"json_schema is no JSON Schema: {e.message} (at {at}); mend it there") from e
+    except re.error as e:
+        raise RecipeError(f"regex does not compile: {e}; mend it there") from e
+
+
+def _divides(teacher: Teacher, where: str) -> None:
+    """Raise RecipeError when the model's attention heads cannot be dealt to so many GPUs."""
+    heads = (models.config(teacher.model) or {}).get("num_attention_heads") if teacher.model else None
+    parallel = teacher.engine.get("tensor_parallel_size", 1)
+    if isinstance(heads, int) and isinstance(parallel, int) and parallel > 0 and heads % parallel:
+        fits = [n for n in (1, 2, 4, 8, 16) if heads % n == 0]
+        raise RecipeError(
+            f"{where}.tensor_parallel_size {parallel} does not divide the {heads} attention heads of {teacher.model}; "
+            f"take one of {', '.join(map(str, fits))}"
         )
 
 

@@ -69,14 +69,9 @@ def run(
 def learn(recipe: Recipe, do: Do) -> Line:
     """From data to trained students."""
     prompts = do(prepared(recipe, do))
-    generations: dict[str, Table] = {}
-    asked = prompts
-    for name, kind in recipe.all_teachers().items():
-        asked = route_to(recipe, name, prompts if isinstance(recipe.route, ByColumn) else asked, generations, do)
-        spent = sum(table.counts.get("cost", 0.0) for table in generations.values())
-        left = None if recipe.budget.usd is None else max(0.0, recipe.budget.usd - spent)
-        generations[name] = generations_of(name, kind, weights_of(kind, do), asked, left, do)
-    teacher = weights_of(recipe.teacher, do)
+    weights = {name: weights_of(teacher, do) for name, teacher in recipe.all_teachers().items()}
+    teacher = next(iter(weights.values()))
+    generations = asked_all(recipe, prompts, weights, do)
     examples = do(curated(recipe, generations))
     targets = do(scored(recipe, recipe.score, teacher, examples)) if recipe.score else None
     models = {"teacher": teacher} if teacher else {}
@@ -126,6 +121,18 @@ def prepared(recipe: Recipe, do: Do) -> Step[Table]:
         kind=Table,
         make=lambda context: prepare.prepare(recipe.data, recipe.task, context),
     )
+
+
+def asked_all(recipe: Recipe, prompts: Table, weights: Mapping[str, Checkpoint | None], do: Do) -> dict[str, Table]:
+    """Every teacher's answers, one teacher after another: a cascade's next one gets what the one before failed at."""
+    generations: dict[str, Table] = {}
+    asked = prompts
+    for name, teacher in recipe.all_teachers().items():
+        asked = route_to(recipe, name, prompts if isinstance(recipe.route, ByColumn) else asked, generations, do)
+        spent = sum(table.counts.get("cost", 0.0) for table in generations.values())
+        left = None if recipe.budget.usd is None else max(0.0, recipe.budget.usd - spent)
+        generations[name] = generations_of(name, teacher, weights[name], asked, left, do)
+    return generations
 
 
 def route_to(recipe: Recipe, name: str, prompts: Table, before: dict[str, Table], do: Do) -> Table:

@@ -1,12 +1,16 @@
 """The vLLM teacher with a real engine and a tiny random model, through Ray Data."""
 
+import contextlib
 import io
 import os
 import re
 import shutil
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from raystill import artifacts, session
@@ -103,6 +107,33 @@ def test_an_engine_that_cannot_run_the_model_ends_the_run(tmp_path: Path) -> Non
         pytest.skip("GPU kernels take heads of 16")
     with pytest.raises(StageError, match="dies before its first answer"):
         generated(tmp_path / "run", ["hello"], narrow)
+
+
+def test_a_killed_engine_is_replaced_and_no_row_is_lost(tiny_model: Path, tmp_path: Path) -> None:
+    killed = threading.Event()
+
+    def kill() -> None:
+        while not killed.is_set():
+            for p in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if "EngineCore" in " ".join(p.cmdline()) and time.time() - p.create_time() > 8:
+                        p.kill()
+                        killed.set()
+                        return
+            time.sleep(0.1)
+
+    killing = threading.Thread(target=kill)
+    killing.start()
+    try:
+        asked = [f"tell me about order {i}" for i in range(150)]
+        rows = generated(tmp_path, asked, tiny_model, sampling={"max_tokens": 400, "temperature": 1.0})
+    finally:
+        was_killed = killed.is_set()
+        killed.set()
+        killing.join()
+    assert was_killed
+    assert [g.id for g in rows] == sorted(f"r{i}" for i in range(150))
+    assert not [g.error for g in rows if g.error]
 
 
 def test_an_engine_that_does_not_start_says_why(tiny_model: Path, tmp_path: Path) -> None:
