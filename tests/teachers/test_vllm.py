@@ -43,7 +43,7 @@ def generated(
     prompts = artifacts.commit(Table, url, Manifest("prompts", 1, "prepare", 1, "p", {}, {}, [part]))
     block = Teacher.model_validate({"model": str(model), **teacher})
     context = Context(str(root / "generate" / "g"), Compute(), Lines(io.StringIO()), max_error_rate, root)
-    outcome = generate.generate(block, Checkpoint(str(model), "m"), prompts, None, context)
+    outcome = generate.generate(block, Checkpoint(str(model), "m"), prompts, None, None, context)
     made = artifacts.commit(Table, context.url, Manifest("g", 1, "generate", 1, "g", {}, {}, list(outcome.files)))
     return sorted(made.rows(Generation), key=lambda g: (g.id, g.sample_index))
 
