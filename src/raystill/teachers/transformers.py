@@ -86,16 +86,14 @@ class Transformers:
             room = len(self.waiting[-1].ids) + self.teacher.sampling.max_tokens
             size = max(1, BATCH_TOKENS // (room * self.teacher.sampling.n))
             batch, self.waiting = self.waiting[-size:], self.waiting[:-size]
-            try:
-                answers = await asyncio.to_thread(self._generate, batch)
-            except Exception as e:  # every row of the batch is told, and the run ends with it
-                for w in batch:
-                    if not w.answer.done():
-                        w.answer.set_exception(e)
-                continue
-            for w, rows in zip(batch, answers, strict=True):
-                if not w.answer.done():
-                    w.answer.set_result(rows)
+            (made,) = await asyncio.gather(asyncio.to_thread(self._generate, batch), return_exceptions=True)
+            for i, w in enumerate(batch):
+                if w.answer.done():
+                    continue
+                if isinstance(made, BaseException):  # every row of the batch is told, and the run ends with it
+                    w.answer.set_exception(made)
+                else:
+                    w.answer.set_result(made[i])
 
     @torch.inference_mode()
     def _generate(self, batch: list[Waiting]) -> list[list[Generation]]:
