@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,13 @@ def _asked(out: Any) -> str:
     return sys.stdin.readline().strip()
 
 
+def models_of(recipe: Recipe, known: Mapping[str, str]) -> dict[str, str]:
+    """Of a recipe's newest artifacts (name to URL) those that are models; answers and loads have a model's name below."""
+    students = recipe.all_students()
+    wanted = {"teacher", "baseline", *students, *(f"{name}-baseline" for name in students)}
+    return {name: url for name, url in known.items() if name in wanted}
+
+
 @contextlib.contextmanager
 def _served(
     path: str,
@@ -110,12 +117,8 @@ def _served(
     from raystill.session import ray_session
     from raystill.stages import serve as stage
 
-    known = names(path)
-    models = {
-        name: artifacts.load(Checkpoint, url) or Checkpoint(url, "")
-        for name, url in known.items()
-        if name in {"teacher", *recipe.all_students()} or name.endswith("baseline")
-    }
+    hosted = models_of(recipe, names(path))
+    models = {name: artifacts.load(Checkpoint, url) or Checkpoint(url, "") for name, url in hosted.items()}
     if only is not None and only not in models:
         raise RecipeError(f"no model '{only}'; there are: {', '.join(models)}")
     wanted = models if only is None else {only: models[only]}

@@ -81,7 +81,7 @@ class Lines:
         if self.stage is None:
             return
         self.stage.add(done, scalars)
-        if time.monotonic() - self._printed > PLAIN_EVERY_S:
+        if self.stage.done != self.stage.total and time.monotonic() - self._printed > PLAIN_EVERY_S:
             self._printed = time.monotonic()
             self._print(self.stage.line())
 
