@@ -47,7 +47,7 @@ $(READY): requirements/cpu.txt pyproject.toml
 	@$(BIN)/python -m raystill.training.prebuild
 	@touch $@
 
-bench-scale: $(READY)  ## the control plane with scripted replicas (about 20 minutes)
+bench-scale: $(READY)  ## the control plane with scripted replicas: efficiency, then a million rows
 	@$(BIN)/python bench/scale.py
 
 lock: $(READY)  ## resolve the versions anew

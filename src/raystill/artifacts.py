@@ -28,6 +28,8 @@ from raystill.records import Record, Row, Split, from_table, schema, to_table
 MANIFEST = "manifest.json"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 """The identity of a hub model."""
+HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
+"""What is fetched of a hub model: configuration, weights that hold no code, and every form of tokenizer."""
 A = TypeVar("A", bound="Artifact")
 
 
@@ -164,9 +166,7 @@ def _snapshot(model: str, commit: str) -> str:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return str(
-            snapshot_download(model, revision=commit, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model"])
-        )
+        return str(snapshot_download(model, revision=commit, allow_patterns=HUB_FILES))
     except (HfHubHTTPError, OSError) as e:
         raise StorageError(
             f"hub model {model} (commit {commit[:12]}) cannot be had ({type(e).__name__}); check the network, and for a gated "

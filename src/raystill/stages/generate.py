@@ -41,8 +41,8 @@ def generate(
     """Generations for every train and validation prompt, in units that keep their prompts' split.
 
     `budget` is the most that a paid teacher may cost for them, in US dollars. `before` is an earlier outcome, of which only
-    rows rejected for a passing reason are asked again. Raises StageError when more rows fail than
-    the recipe allows, OverBudget, Interrupted after Ctrl-C.
+    rows rejected for a passing reason are asked again. Raises StageError when more rows fail than the recipe allows,
+    OverBudget, Interrupted after Ctrl-C.
     """
     kind = plugins.identity(teacher.kind, KINDS, "teacher")
     decides = {"teacher": teacher.identity() | {"kind": kind}, "version": VERSION}
@@ -56,7 +56,7 @@ def generate(
     done = [published(u) for u in units if u not in todo]
     for unit_done in done:
         _advance(context, unit_done, reused=unit_done.counts["rows"])
-    paid = _total(done)["cost"]
+    paid = max(_total(done)["cost"], before.counts.get("cost", 0.0) if before else 0.0)
     try:
         for unit_done in _answers(teacher, model, todo, budget, paid, context):
             done.append(unit_done)

@@ -11,10 +11,10 @@ from raystill import plugins, recipe, tasks
 from raystill.artifacts import Outcome, Table, decode, write_part
 from raystill.context import Context
 from raystill.errors import DataError
-from raystill.records import Generation, Prompt, Split
+from raystill.records import Generation, Prompt
+from raystill.teachers.units import SPLITS
 
 VERSION = 1
-SPLITS: tuple[Split, ...] = ("train", "validation")
 OTHERS = "*"
 """Key of route.map for every value that it does not name."""
 

@@ -23,7 +23,7 @@ from raystill import artifacts, plugins, recipe, storage
 from raystill.errors import RaystillError, StageError
 from raystill.records import Generation, Prompt, from_mapping
 from raystill.teachers import KINDS, EngineDied, RowError, Teacher, failure
-from raystill.teachers.units import Done, StartUp, Unit
+from raystill.teachers.units import Done, StartUp, Unit, answer_batch
 
 CAREFUL_ATTEMPT = 3
 """From this attempt on a unit runs row by row: two deaths may be bad luck, a third points at a row."""
@@ -61,15 +61,8 @@ class Replica:
             self.broken = e
 
     async def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Ray Data's side: a batch of one unit in, its counts or our own error out, as JSON.
-
-        Ray Data would wrap a raised error and lose what it was.
-        """
-        try:
-            done = [await self.run(Unit(**json.loads(unit))) for unit in batch["unit"]]
-        except RaystillError as e:
-            return {"done": [json.dumps({"error": type(e).__name__, "says": str(e)})]}
-        return {"done": [json.dumps(dataclasses.asdict(d) | self.start_up.told_once()) for d in done]}
+        """Ray Data's side, see `units.answer_batch`."""
+        return await answer_batch(self.run, batch, self.start_up)
 
     async def run(self, unit: Unit) -> Done:
         """Answer and publish one unit; the first publisher wins, and its counts are returned."""

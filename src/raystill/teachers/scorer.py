@@ -5,7 +5,6 @@ the teacher's own tokenizer, ended by its stop token.
 """
 
 import collections
-import dataclasses
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from raystill import artifacts, chat, plugins, recipe, storage, targets
 from raystill.engine import context_length
 from raystill.errors import RaystillError
 from raystill.records import Example, Ids, Targets
-from raystill.teachers.units import Done, StartUp, Unit
+from raystill.teachers.units import Done, StartUp, Unit, answer_batch
 
 KINDS = {
     "transformers": "raystill.teachers.forward:Forward",
@@ -72,12 +71,8 @@ class Scorer:
             self.broken = e
 
     async def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Ray Data's side: a batch of one unit in, its counts or our own error out, as JSON."""
-        try:
-            done = [await self.run(Unit(**json.loads(unit))) for unit in batch["unit"]]
-        except RaystillError as e:
-            return {"done": [json.dumps({"error": type(e).__name__, "says": str(e)})]}
-        return {"done": [json.dumps(dataclasses.asdict(d) | self.start_up.told_once()) for d in done]}
+        """Ray Data's side, see `units.answer_batch`."""
+        return await answer_batch(self.run, batch, self.start_up)
 
     async def run(self, unit: Unit) -> Done:
         """Score and publish one unit; the first publisher wins, and its counts are returned."""

@@ -4,13 +4,13 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from raystill import artifacts, storage
 from raystill.artifacts import Table
-from raystill.errors import Corrupted
+from raystill.errors import Corrupted, RaystillError
 from raystill.records import Split
 
 SPLITS: tuple[Split, ...] = ("train", "validation")
@@ -65,6 +65,20 @@ class StartUp:
         """The phases the first time, then nothing."""
         told, self.seconds = self.seconds, {}
         return {"start_up": told} if told else {}
+
+
+async def answer_batch(
+    run: Callable[[Unit], Awaitable[Done]], batch: Mapping[str, Any], start_up: StartUp
+) -> dict[str, list[str]]:
+    """An actor's side of Ray Data: a batch of one unit as JSON in, its Done or our own error as JSON out.
+
+    Ray Data would wrap a raised error and lose what it was.
+    """
+    try:
+        done = [await run(Unit(**json.loads(unit))) for unit in batch["unit"]]
+    except RaystillError as e:
+        return {"done": [json.dumps({"error": type(e).__name__, "says": str(e)})]}
+    return {"done": [json.dumps(asdict(d) | start_up.told_once()) for d in done]}
 
 
 def of(table: Table, decides: Mapping[str, Any], folder: str) -> list[Unit]:
