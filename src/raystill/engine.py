@@ -3,7 +3,7 @@
 No vLLM here: these are the arguments and the environment an engine process is started with.
 """
 
-import dataclasses
+import ast
 import difflib
 import importlib.util
 import json
@@ -48,17 +48,27 @@ def refuse_owned(engine: Mapping[str, Any], where: str) -> None:
 
 
 def refuse_unknown(engine: Mapping[str, Any], where: str) -> None:
-    """Raise RecipeError for an argument that the installed vLLM does not know. Imports vLLM, which takes seconds."""
-    if not engine or importlib.util.find_spec("vllm") is None:
-        return
-    from vllm import AsyncEngineArgs
-
-    known = [field.name for field in dataclasses.fields(AsyncEngineArgs)]
-    for key in engine:
+    """Raise RecipeError for an argument that the installed vLLM does not know."""
+    known = known_arguments() if engine else ()
+    for key in engine if known else ():
         if key not in known:
             near = difflib.get_close_matches(key, known, 1, 0.5)
             hint = f"did you mean '{near[0]}'?" if near else "see vLLM's engine arguments"
             raise RecipeError(f"{where}.{key} is no vLLM engine argument; {hint}")
+
+
+def known_arguments() -> list[str]:
+    """Engine arguments of the installed vLLM, none without it: the fields of AsyncEngineArgs, read from their source.
+
+    To import the class would take the driver ten seconds and a gigabyte before any engine starts.
+    """
+    found = importlib.util.find_spec("vllm")
+    if found is None or found.origin is None:
+        return []
+    tree = ast.parse((Path(found.origin).parent / "engine" / "arg_utils.py").read_text())
+    classes = [c for c in tree.body if isinstance(c, ast.ClassDef) and c.name in ("EngineArgs", "AsyncEngineArgs")]
+    fields = [field for c in classes for field in c.body if isinstance(field, ast.AnnAssign)]
+    return [field.target.id for field in fields if isinstance(field.target, ast.Name)]
 
 
 def environment(cpus: int) -> dict[str, str]:
