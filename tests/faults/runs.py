@@ -19,7 +19,11 @@ CLEAN.set_forkserver_preload(["raystill.pipeline", "boto3"])
 
 
 def write(
-    folder: Path, asked: Mapping[str, str], root: str = "", teacher: str = "{kind: scripted}", generate: str = "{cpus: 1}"
+    folder: Path,
+    asked: Mapping[str, str],
+    root: str = "",
+    teacher: str = "{kind: scripted}",
+    generate: str = "{cpus: 1}",
 ) -> str:
     """The path of a recipe that asks each id's prompt; `teacher` and `generate` (of compute) are blocks of YAML."""
     lines = (json.dumps({"id": i, "prompt": text, "reference": f"answer {i}"}) for i, text in asked.items())

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from counting import KIND, calls
+from dying import arm
 from ledger import check
 from runs import in_a_clean_process, run, units, write
 
-from raystill import storage
 from raystill.stages import prepare
 
 IN_FLIGHT = 2
@@ -22,27 +22,11 @@ def recipe_in(folder: Path) -> str:
     return write(folder, ASKED, teacher=f"{{kind: {KIND}}}", generate=f"{{units_in_flight: {IN_FLIGHT}}}")
 
 
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def run_killed(recipe: str, record: str, step: int, moment: str) -> None:
     """A run that dies before, within or after its step-th publication."""
-    put, left = storage.put_if_absent, itertools.count(step - 1, -1)
-
-    def dying(url: str, data: bytes) -> bool:
-        if next(left):
-            return put(url, data)
-        if moment == "before":
-            die()
-        if moment == "within":  # the temporary file is whole, and has no name yet
-            os.link = lambda *_: die()  # type: ignore[assignment]
-        won = put(url, data)
-        die()
-        return won
-
+    left = itertools.count(step - 1, -1)
+    arm(moment, lambda _: next(left) == 0, os.getpid())
     os.environ["CALLS"] = record
-    storage.put_if_absent = dying
     run(recipe, "generate")
 
 

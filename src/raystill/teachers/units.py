@@ -46,7 +46,9 @@ class Unit:
         try:
             return data, artifacts.decode(row, data, self.url)
         except Corrupted as e:
-            raise Corrupted(f"{self.url} is damaged; move this file away and run again: only its rows are made anew") from e
+            raise Corrupted(
+                f"{self.url} is damaged; move this file away and run again: only its rows are made anew"
+            ) from e
 
 
 @dataclass(frozen=True)
