@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import os
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -15,12 +16,20 @@ from raystill import storage
 
 
 class Proxy(ThreadingHTTPServer):
-    """Forwards to the server; each request first takes the next fault of the script."""
+    """Forwards to the server; each request first takes the next fault of the script.
+
+    `503`, `403` and `expired` are answered by itself, `hang` never; `lost` is done and not answered; of the answer, `cut`
+    gives half, and `slow` 1 KiB at a time.
+    """
 
     daemon_threads = True
     behind: str
     faults: list[str]
-    puts: int
+    hang_s: float = 5.0
+    pause_s: float = 0.05
+
+
+REFUSALS = {"503": (503, b"SlowDown"), "403": (403, b"AccessDenied"), "expired": (400, b"ExpiredToken")}
 
 
 class Forward(BaseHTTPRequestHandler):
@@ -30,29 +39,40 @@ class Forward(BaseHTTPRequestHandler):
     def forward(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         fault = self.server.faults.pop(0) if self.server.faults else "none"
-        if fault in ("503", "403"):
-            self.answer(
-                int(fault), b"<Error><Code>%s</Code></Error>" % (b"SlowDown" if fault == "503" else b"AccessDenied")
-            )
+        if fault in REFUSALS:
+            status, code = REFUSALS[fault]
+            self.answer(status, [b"<Error><Code>%s</Code></Error>" % code])
+            return
+        if fault == "hang":
+            time.sleep(self.server.hang_s)
+            self.close_connection = True
             return
         link = http.client.HTTPConnection(urlsplit(self.server.behind).netloc)
         link.request(self.command, self.path, body, dict(self.headers))
         found = link.getresponse()
         data = found.read()
+        self.close_connection = fault in ("lost", "cut")
         if fault == "lost":
-            self.close_connection = True
             self.connection.close()
             return
-        self.answer(found.status, data, dict(found.getheaders()))
+        pieces = [data]
+        if fault == "slow":
+            pieces = [data[at : at + 1024] for at in range(0, len(data), 1024)]
+        half = len(data) // 2 if fault == "cut" else None
+        self.answer(found.status, pieces, dict(found.getheaders()), half)
 
-    def answer(self, status: int, data: bytes, headers: dict[str, str] | None = None) -> None:
+    def answer(
+        self, status: int, pieces: list[bytes], headers: dict[str, str] | None = None, cut_at: int | None = None
+    ) -> None:
         self.send_response(status)
         for name, value in (headers or {}).items():
             if name.lower() not in ("content-length", "transfer-encoding", "connection", "server", "date"):
                 self.send_header(name, value)
-        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Content-Length", str(sum(map(len, pieces))))
         self.end_headers()
-        self.wfile.write(b"" if self.command == "HEAD" else data)
+        for i, piece in enumerate(pieces if self.command != "HEAD" else []):
+            time.sleep(self.server.pause_s * bool(i))
+            self.wfile.write(piece[:cut_at])
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = forward
 

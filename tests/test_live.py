@@ -1,4 +1,4 @@
-"""Ctrl-C: once finishes the current unit, twice stops at once, and afterwards all is as before."""
+"""Ctrl-C and SIGTERM: once finishes the current unit, twice stops at once, and afterwards all is as before."""
 
 import io
 import signal
@@ -11,15 +11,16 @@ from raystill.recipe import Recipe
 from raystill.view import view
 
 
-def test_the_first_is_graceful_and_the_second_at_once() -> None:
-    before = signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_is_graceful_and_the_second_at_once(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
     stopping, out = threading.Event(), io.StringIO()
     with view(out) as progress, pytest.raises(KeyboardInterrupt), _ctrl_c(stopping, progress):
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
         assert stopping.is_set()
         assert "again stops at once" in out.getvalue()
-        signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
+        signal.raise_signal(number)
+    assert signal.getsignal(number) is before
 
 
 def test_what_is_served_are_models_and_not_their_answers() -> None:

@@ -1,12 +1,14 @@
 """storage on a real S3 protocol server, also behind a proxy that answers 503, loses answers and forbids."""
 
+import multiprocessing
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fixtures_s3 import Proxy, before_s3
 
-from raystill import storage
+from raystill import formats, storage
 from raystill.errors import StorageError
 
 
@@ -65,6 +67,53 @@ def test_a_lost_answer_is_no_lost_object(faulty: Proxy, s3: str) -> None:
     faulty.faults = ["lost"]
     assert not storage.put_if_absent(url, b"theirs")
     assert storage.read(url) == b"ours"
+
+
+def test_a_body_that_is_cut_or_drips_comes_whole(faulty: Proxy, s3: str) -> None:
+    url, data = storage.join(s3, "object"), bytes(range(256)) * 40
+    storage.write(url, data)
+    faulty.faults = ["cut", "cut", "slow"]
+    assert storage.read(url) == data
+    assert not faulty.faults
+
+
+def test_a_body_that_is_always_cut_is_never_taken_for_a_whole_one(faulty: Proxy, s3: str) -> None:
+    url = storage.join(s3, "rows.jsonl")
+    storage.write(url, b'{"prompt": "a"}\n' * 1000)
+    faulty.faults = ["cut"] * 20
+    with pytest.raises(StorageError, match=r"rows\.jsonl"):
+        storage.read(url)
+    with pytest.raises(StorageError, match=r"rows\.jsonl"):
+        list(formats.read_file(url, 1000))
+
+
+def test_a_store_that_does_not_answer_is_asked_again(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "READ_TIMEOUT_S", 0.3)
+    url = storage.join(s3, "object")
+    with before_s3() as faulty:
+        faulty.hang_s = 1.0
+        faulty.faults = ["hang", "hang"]
+        assert storage.put_if_absent(url, b"data")
+        faulty.faults = ["hang"]
+        assert storage.read(url) == b"data"
+
+
+def test_an_upload_that_dies_half_way_shows_nothing(faulty: Proxy, s3: str, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_bytes(b"w" * (20 << 20))
+    faulty.faults = ["none", "none", "hang"]  # the upload is begun and one part is up
+    uploading = multiprocessing.get_context("spawn").Process(
+        target=storage.upload, args=(tmp_path / "model", storage.join(s3, "model"))
+    )
+    uploading.start()
+    while "hang" in faulty.faults:
+        time.sleep(0.05)
+    uploading.kill()
+    uploading.join()
+    faulty.faults = []
+    assert storage.entries(s3) == []
+    storage.upload(tmp_path / "model", storage.join(s3, "model"))
+    assert [e.size for e in storage.entries(s3)] == [20 << 20]
 
 
 def test_a_forbidden_bucket_says_what_to_check(faulty: Proxy, s3: str) -> None:

@@ -161,13 +161,17 @@ def _log_says(log: Path) -> str:
 
 @contextlib.contextmanager
 def _ctrl_c(stopping: threading.Event, progress: Lines | Screen) -> Iterator[None]:
+    """Ctrl-C, and SIGTERM, by which Kubernetes takes a driver's machine away."""
+
     def first(_signal: int, _frame: Any) -> None:
         stopping.set()
         progress.say("stopping cleanly; Ctrl-C again stops at once")
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in before:
+            signal.signal(number, signal.default_int_handler)
 
-    before = signal.signal(signal.SIGINT, first)
+    before = {number: signal.signal(number, first) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

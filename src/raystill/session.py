@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 
 from raystill.errors import ResourceError
@@ -31,7 +33,8 @@ def ray_session(compute: Compute) -> Iterator[Callable[[], None]]:
         import ray
 
         if not ray.is_initialized():
-            _start(compute)
+            with _own_sigterm():
+                _start(compute)
             started = True
 
     try:
@@ -41,6 +44,17 @@ def ray_session(compute: Compute) -> Iterator[Callable[[], None]]:
             import ray
 
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Ray's start makes SIGTERM leave at once; what it did before is put back."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _start(compute: Compute) -> None:

@@ -9,7 +9,9 @@ import contextlib
 import errno
 import hashlib
 import os
+import random
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,8 +22,10 @@ from typing import IO, Any
 from raystill.errors import StorageError
 
 S3 = "s3://"
-MULTIPART_BYTES = 64 << 20
-"""Files above this go up in parts; below it one conditional PutObject is atomic and cheaper."""
+READ_TIMEOUT_S = 60.0
+"""Longest silence of S3; then the request is tried again."""
+CUT_WAITS_S = (0.2, 1.0, 5.0)
+"""Most that is waited before the body of an answer that was cut is asked for again: boto3 repeats requests, not bodies."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,7 @@ def read(url: str) -> bytes:
     """The whole object. Raises StorageError when it is missing or refused."""
     if is_s3(url):
         with _s3_errors(url):
-            body: bytes = _client().get_object(**_where(url))["Body"].read()
-            return body
+            return _s3_read(url)
     with _disk_errors(url):
         return Path(url).read_bytes()
 
@@ -211,12 +214,26 @@ def _client() -> Any:
     from botocore.config import Config
 
     retries: Any = {"mode": "standard", "max_attempts": 8}  # exponential backoff with jitter on 5xx, 429 and resets
-    return boto3.client("s3", config=Config(retries=retries, connect_timeout=10, read_timeout=60))
+    return boto3.client("s3", config=Config(retries=retries, connect_timeout=10, read_timeout=READ_TIMEOUT_S))
 
 
 def _where(url: str) -> dict[str, str]:
     bucket, _, key = url.removeprefix(S3).partition("/")
     return {"Bucket": bucket, "Key": key}
+
+
+def _s3_read(url: str) -> bytes:
+    from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+
+    def body() -> bytes:
+        data: bytes = _client().get_object(**_where(url))["Body"].read()
+        return data
+
+    for wait_s in CUT_WAITS_S:
+        with contextlib.suppress(IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
+            return body()
+        time.sleep(random.uniform(0, wait_s))
+    return body()
 
 
 def _s3_list(prefix: str) -> Iterator[Entry]:

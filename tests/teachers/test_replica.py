@@ -116,3 +116,16 @@ def test_a_unit_under_suspicion_runs_alone_in_its_process(tmp_path: Path) -> Non
     asyncio.run(both())
     assert all(not Watching.beside[f"r{i}"] for i in range(8))
     assert len(Watching.beside["s0"]) == 7
+
+
+def test_a_row_that_two_processes_did_not_survive_is_never_asked_again(tmp_path: Path) -> None:
+    block = recipe.Teacher(kind=f"{__name__}:Watching").model_dump(mode="json", by_alias=True)
+    attempts, deadly = tmp_path / "out" / "attempts", hashlib.sha256(b"r4").hexdigest()[:12]
+    attempts.mkdir(parents=True)
+    for name in ("", f".{deadly}"):
+        for n in (1, 2):
+            (attempts / f"train-1.parquet{name}.{n}").touch()
+    Watching.beside.clear()
+    done = asyncio.run(Replica(block, None).run(unit(tmp_path)))
+    assert done.counts["errors"] == {"ended its engine": 1}
+    assert set(Watching.beside) == {f"r{i}" for i in range(8)} - {"r4"}

@@ -197,8 +197,7 @@ def _end_process() -> None:
 
 def published(unit: Unit) -> Done:
     """What a published unit holds, read back and verified."""
-    data = storage.read(unit.url)
-    rows = artifacts.decode(Generation, data, unit.url)
+    data, rows = unit.outcome(Generation)
     errors = collections.Counter(g.error for g in rows if g.error)
     counts = {
         "rows": len({g.id for g in rows}),

@@ -117,8 +117,7 @@ class Scorer:
 
 def scored(unit: Unit) -> Done:
     """What a published unit holds, read back and verified."""
-    data = storage.read(unit.url)
-    artifacts.decode(Targets, data, unit.url)
+    data, _ = unit.outcome(Targets)
     said = pq.read_schema(io.BytesIO(data)).metadata[b"counts"]
     counts = json.loads(said)
     return Done(artifacts.describe(unit.name, data, counts["rows"]), counts)

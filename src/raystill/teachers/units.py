@@ -11,7 +11,7 @@ from typing import Any
 from raystill import artifacts, storage
 from raystill.artifacts import Table
 from raystill.errors import Corrupted, RaystillError
-from raystill.records import Split
+from raystill.records import Row, Split
 
 SPLITS: tuple[Split, ...] = ("train", "validation")
 """Test rows are never shown to a teacher."""
@@ -39,6 +39,16 @@ class Unit:
         if hashlib.sha256(data).hexdigest() != self.sha256:
             raise Corrupted(f"{self.source} does not match its checksum; move its folder away and run again")
         return data
+
+    def outcome(self, row: type[Row]) -> tuple[bytes, list[Row]]:
+        """What is published, as stored and as rows. Raises Corrupted when it is damaged."""
+        data = storage.read(self.url)
+        try:
+            return data, artifacts.decode(row, data, self.url)
+        except Corrupted as e:
+            raise Corrupted(
+                f"{self.url} is damaged; move this file away and run again: only its rows are made anew"
+            ) from e
 
 
 @dataclass(frozen=True)
