@@ -14,16 +14,17 @@ from raystill.errors import Interrupted, StageError
 from raystill.records import Targets
 from raystill.teachers import pool
 from raystill.teachers import units as unit
+from raystill.teachers.fidelity import Kept
 from raystill.teachers.scorer import Scorer, scored
 from raystill.teachers.units import Done
 
-VERSION = 1
+VERSION = 2
 
 
 def score(
     score: recipe.Score, teacher: recipe.Teacher, model: Checkpoint, examples: Table, context: Context
 ) -> Outcome:
-    """Targets for every train and validation example, in the same parts.
+    """Targets for every train and validation example, in the same parts; counts say what they keep of a probe of rows.
 
     Raises StageError when more rows cannot be scored than the recipe allows, Interrupted after Ctrl-C.
     """
@@ -72,8 +73,20 @@ def _total(done: Sequence[Done]) -> dict[str, Any]:
         "rows": sum(d.counts["rows"] for d in done),
         "tokens": tokens,
         "errors": dict(errors),
-        "mass_kept": sum(d.counts["mass_kept"] for d in done) / max(1, tokens),
         "bytes_per_token": stored / max(1, tokens),
+        "fidelity": _fidelity([Kept(**kept) for d in done for kept in d.counts["probed"]]),
+    }
+
+
+def _fidelity(probed: Sequence[Kept]) -> dict[str, Any]:
+    """Means over the tokens of the probe; the divergence in nats, None where the engine gives no whole distribution."""
+    tokens = sum(k.tokens for k in probed)
+    known = [k.divergence for k in probed if k.divergence is not None]
+    return {
+        "rows": len(probed),
+        "tokens": tokens,
+        "mass_kept": sum(k.mass for k in probed) / max(1, tokens),
+        "divergence": sum(known) / max(1, tokens) if len(known) == len(probed) else None,
     }
 
 

@@ -1,23 +1,31 @@
 """Scores by a forward pass in transformers: top-k with its tail, or draws, at any temperature.
 
-B = sequences of a batch, L = their longest, C = positions of one chunk, N = positions asked for, V = vocabulary. A batch
-holds sequences of similar length, right-padded: attention is causal, so no real token ever sees the padding and no mask
-is needed. Long sequences go through in chunks over a cache, so that B x C x V logits are all that is ever held.
+B = sequences of a batch, L = their longest, C = positions of one chunk, D = draws, V = vocabulary. A batch holds sequences
+of similar length, right-padded: attention is causal, so no real token ever sees the padding and no mask is needed. A batch
+goes through in chunks over a cache, and each chunk's logits are reduced to what is kept before the next one's are made: no
+more than B x C x V of them are ever held. How long a row may be is computed from what memory the weights leave.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import psutil
 import torch
 from torch import Tensor
 
 from raystill import recipe, targets
+from raystill.engine import context_length
 from raystill.errors import ModelError
 from raystill.teachers.scorer import Asked
 
 LOGITS_BYTES = 512 << 20
-"""Most that one chunk's float32 logits take, and about three times it while they become probabilities."""
+"""Most that one chunk's float32 logits take; larger chunks are no faster."""
+COPIES = 6
+"""How often a chunk's logits are held at once while they become what is kept: as the model gives them, as float32, divided
+by the temperature, as log-probabilities, and twice more for the tail, or in float64 for the draws."""
 BATCH_TOKENS = 4096
 """Tokens of a batch: enough to keep a GPU busy, and a cache of tens of megabytes on the small models of a laptop."""
 
@@ -36,51 +44,75 @@ class Forward:
         except (OSError, ValueError) as e:
             raise ModelError(f"{model} cannot be loaded by transformers: {e}; check teacher.model") from e
         self.vocabulary = int(self.model.config.vocab_size)
+        free = torch.cuda.mem_get_info()[0] if self.device.type == "cuda" else psutil.virtual_memory().available
+        self.logits_bytes = min(LOGITS_BYTES, free // 2 // COPIES)
+        self.context = context_length(model)
+        self.longest = free // 2 // self._cache_bytes()
 
     async def distributions(self, rows: Sequence[Asked]) -> list[targets.TopK | targets.Sampled]:
         """For each row what the teacher thinks at its T positions."""
         found: dict[int, targets.TopK | targets.Sampled] = {}
-        for batch in batches([len(r.prompt_ids) + len(r.completion_ids) for r in rows]):
-            for i, logits_TV in zip(batch, self.logits([rows[i] for i in batch]), strict=True):
-                found[i] = self._kept(logits_TV, rows[i])
+        lengths = [len(r.prompt_ids) + len(r.completion_ids) for r in rows]
+        for batch in batches(lengths, min(BATCH_TOKENS, self.longest)):
+            asked = [rows[i] for i in batch]
+            reduce = [self._reducer(row) for row in asked]
+            pieces: list[list[Any]] = [[] for _ in asked]
+            for chunk in self.chunks(asked):
+                for held, keep, logits_CV in zip(pieces, reduce, chunk, strict=True):
+                    if len(logits_CV):
+                        held.append(keep(logits_CV))
+            found |= {i: joined(held) for i, held in zip(batch, pieces, strict=True)}
         return [found[i] for i in range(len(rows))]
 
+    def dense(self, row: Asked) -> Iterator[npt.NDArray[np.float32]]:
+        """The row's whole log-distributions at the store's temperature, float32[C, V] at a time, T in all."""
+        for (logits_CV,) in self.chunks([row]):
+            if len(logits_CV):
+                yield self._logprobs(logits_CV).cpu().numpy()
+
     @torch.inference_mode()
-    def logits(self, rows: Sequence[Asked]) -> list[Tensor]:
-        """Per row float32[T, V]: the logits that predict each token of its answer."""
+    def chunks(self, rows: Sequence[Asked]) -> Iterator[list[Tensor]]:
+        """The logits that predict each token of the answers, in order: per row float32[C, V], some of them empty."""
         ids = [r.prompt_ids + r.completion_ids for r in rows]
         longest = max(map(len, ids))
         ids_BL = torch.tensor([row + [0] * (longest - len(row)) for row in ids], device=self.device)
         # Position p predicts token p + 1; the last token predicts nothing that is asked for.
         spans = [(len(r.prompt_ids) - 1, len(i) - 1) for r, i in zip(rows, ids, strict=True)]
-        chunk = max(1, LOGITS_BYTES // (4 * self.vocabulary * len(rows)))
-        pieces: list[list[Tensor]] = [[] for _ in rows]
+        chunk = max(1, self.logits_bytes // (4 * self.vocabulary * len(rows)))
         cache: Any = None
         for start in range(0, max(end for _, end in spans), chunk):
             stop = min(start + chunk, longest)
-            wanted = [(max(a, start) - start, min(b, stop) - start) for a, b in spans]
+            wanted = [(max(a, start) - start, max(min(b, stop), a, start) - start) for a, b in spans]
             first = min((a for a, b in wanted if a < b), default=stop - start - 1)
             keep = torch.arange(first, stop - start, device=self.device)
             out = self.model(ids_BL[:, start:stop], past_key_values=cache, use_cache=True, logits_to_keep=keep)
             cache = out.past_key_values
-            for row, (a, b) in enumerate(wanted):
-                if a < b:
-                    pieces[row].append(out.logits[row, a - first : b - first].float())
-        return [torch.cat(parts) for parts in pieces]
+            yield [out.logits[row, max(0, a - first) : max(0, b - first)].float() for row, (a, b) in enumerate(wanted)]
 
-    def _kept(self, logits_TV: Tensor, row: Asked) -> targets.TopK | targets.Sampled:
-        logprobs_TV = torch.log_softmax(logits_TV / self.score.temperature, dim=-1)
+    def _logprobs(self, logits_CV: Tensor) -> Tensor:
+        return torch.log_softmax(logits_CV / self.score.temperature, dim=-1)
+
+    def _reducer(self, row: Asked) -> Callable[[Tensor], targets.TopK | targets.Sampled]:
+        """What makes a row's logits, chunk after chunk, into what is kept of them."""
         if self.score.support == "top_k":
-            return top_k(logprobs_TV, min(self.score.k, self.vocabulary))
+            return lambda logits_CV: top_k(self._logprobs(logits_CV), min(self.score.k, self.vocabulary))
         said = f"{self.score.seed}/{row.prompt_ids}/{row.completion_ids}".encode()
-        return sampled(logprobs_TV, self.score.draws, int.from_bytes(hashlib.sha256(said).digest()[:7]))
+        rng = np.random.default_rng(int.from_bytes(hashlib.sha256(said).digest()))
+        return lambda logits_CV: sampled(self._logprobs(logits_CV), self.score.draws, rng)
+
+    @torch.inference_mode()
+    def _cache_bytes(self) -> int:
+        """Bytes that one token takes in the cache, as this model fills it."""
+        ids_BL = torch.zeros((1, 8), dtype=torch.long, device=self.device)
+        layers = self.model(ids_BL, use_cache=True).past_key_values.layers
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers) // 8
 
 
-def batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Indices in batches of similar length, the longest first, padding counted."""
+def batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Indices in batches of so many tokens and similar length, the longest first, padding counted."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     while order:
-        size = max(1, BATCH_TOKENS // lengths[order[0]])
+        size = max(1, tokens // lengths[order[0]])
         yield order[:size]
         order = order[size:]
 
@@ -93,15 +125,27 @@ def top_k(logprobs_TV: Tensor, k: int) -> targets.TopK:
     return targets.TopK(ids_TK.int().cpu().numpy(), kept_TK.cpu().numpy(), tail_T.cpu().numpy())
 
 
-def sampled(logprobs_TV: Tensor, draws: int, seed: int) -> targets.Sampled:
-    """How often each id came in independent draws (random-sampling distillation, arXiv 2503.16870)."""
-    generator = torch.Generator(device=logprobs_TV.device).manual_seed(seed)
-    drawn_TD = torch.multinomial(logprobs_TV.exp(), draws, replacement=True, generator=generator).sort(-1).values
-    positions_TD = torch.arange(len(drawn_TD), device=drawn_TD.device)[:, None].expand_as(drawn_TD)
-    pairs_N2 = torch.stack([positions_TD, drawn_TD], -1).reshape(-1, 2)
-    pairs_N2, counts_N = torch.unique_consecutive(pairs_N2, dim=0, return_counts=True)
-    per_T = torch.bincount(pairs_N2[:, 0], minlength=len(drawn_TD))
-    offsets_T1 = torch.cat([per_T.new_zeros(1), per_T.cumsum(0)])
-    return targets.Sampled(
-        pairs_N2[:, 1].int().cpu().numpy(), counts_N.int().cpu().numpy(), offsets_T1.int().cpu().numpy()
-    )
+def sampled(logprobs_TV: Tensor, draws: int, rng: np.random.Generator) -> targets.Sampled:
+    """How often each id came in independent draws (random-sampling distillation, arXiv 2503.16870).
+
+    An id is where a uniform number falls in the cumulated probabilities, so equal numbers draw equal ids on every device.
+    """
+    uniform_TD = torch.from_numpy(rng.random((len(logprobs_TV), draws))).to(logprobs_TV.device)
+    cumulated_TV = logprobs_TV.exp().cumsum(-1, dtype=torch.float64)
+    drawn_TD = torch.searchsorted(cumulated_TV, uniform_TD * cumulated_TV[:, -1:], right=True)
+    drawn_TD = drawn_TD.clamp_max_(logprobs_TV.shape[-1] - 1).sort(-1).values.cpu()
+    begins_TD = torch.ones_like(drawn_TD, dtype=torch.bool)
+    begins_TD[:, 1:] = drawn_TD[:, 1:] != drawn_TD[:, :-1]
+    starts_N = begins_TD.flatten().nonzero()[:, 0].numpy()
+    offsets_T1 = np.concatenate([[0], begins_TD.sum(-1).cumsum(0).numpy()])
+    counts_N = np.diff(starts_N, append=begins_TD.numel())
+    return targets.Sampled(drawn_TD[begins_TD].int().numpy(), counts_N.astype(np.int32), offsets_T1)
+
+
+def joined(parts: Sequence[Any]) -> targets.TopK | targets.Sampled:
+    """The chunks of one row as one."""
+    if isinstance(parts[0], targets.TopK):
+        return targets.TopK(*map(np.concatenate, zip(*parts, strict=True)))
+    ids, counts, offsets = zip(*parts, strict=True)
+    per_T = np.concatenate([np.diff(o) for o in offsets])
+    return targets.Sampled(np.concatenate(ids), np.concatenate(counts), np.concatenate([[0], per_T.cumsum()]))

@@ -1,25 +1,30 @@
 """Scores by vLLM's prompt_logprobs: top-k with its tail at temperature 1.
 
-vLLM computes them for a whole scheduler step at once, outside its memory profile: a step of S tokens takes about
-3 x 4 x S x V bytes. So steps are kept small enough, rather than found out by running out of memory.
+vLLM computes them for all of a scheduler step's tokens of a row at once, outside its memory profile: a step of S tokens
+takes LOGIT_BYTES x S x V. So long rows go through in steps (chunked prefill) whose size is computed from what vLLM leaves.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import psutil
 
 from raystill import engine, models, recipe, targets
-from raystill.errors import ModelError, StageError
+from raystill.errors import ModelError, ResourceError, StageError
 from raystill.teachers.scorer import Asked
 
+LOGIT_BYTES = 10
+"""Peak bytes per token and id, measured on vLLM's sampler with torch's profiler: 8 in float32, 10 in bfloat16."""
 STEP_BYTES = 2 << 30
-"""Most that one step's log-probabilities take."""
+"""Most that one step's log-probabilities take; larger steps are no faster."""
+STEP_TOKENS = 128
+"""Fewer a step would starve the engine."""
 
 
 class PromptLogprobs:
-    """One engine in this process. Raises ModelError when it cannot start with this model."""
+    """One engine in this process. Raises ModelError when it cannot start with this model, ResourceError when memory lacks."""
 
     def __init__(self, score: recipe.Score, teacher: recipe.Teacher, model: str) -> None:
         from vllm import AsyncEngineArgs
@@ -27,17 +32,24 @@ class PromptLogprobs:
 
         self.k = score.k
         self.vocabulary = int((models.config(model) or {}).get("vocab_size", 0))
+        tokens = step_tokens(self.vocabulary, spare_bytes(teacher.engine))
         asked = engine.arguments(model, teacher.engine) | {
             "max_logprobs": score.k,
             "enable_prefix_caching": False,  # a prefix taken from the cache has no logits
             "enable_chunked_prefill": True,
-            "max_num_batched_tokens": step_tokens(self.vocabulary),
+            "max_num_batched_tokens": tokens,
+            "max_num_seqs": min(tokens, teacher.engine.get("max_num_seqs", STEP_TOKENS)),  # vLLM wants no more than tokens
         }
         try:
             self.llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**asked, disable_log_stats=True))
         except (ValueError, TypeError, OSError, RuntimeError) as e:
             said = " ".join(line.strip() for line in str(e).splitlines() if "errors.pydantic.dev" not in line)
             raise ModelError(f"vLLM cannot start with {model}: {said}; check teacher.model and teacher.engine") from e
+        # vLLM has made sure that its cache holds a row of this length, and steps bound the rest.
+        self.context = self.longest = self.llm.model_config.max_model_len
+
+    def dense(self, row: Asked) -> None:
+        """vLLM gives the K likeliest alone."""
 
     async def distributions(self, rows: Sequence[Asked]) -> list[targets.TopK | targets.Sampled]:
         """For each row its K likeliest ids and their tail."""
@@ -56,9 +68,31 @@ class PromptLogprobs:
         return kept(final.prompt_logprobs, len(row.prompt_ids), self.k)
 
 
-def step_tokens(vocabulary: int) -> int:
-    """Tokens of one scheduler step whose log-probabilities fit STEP_BYTES."""
-    return max(128, STEP_BYTES // (3 * 4 * max(1, vocabulary)))
+def spare_bytes(arguments: Mapping[str, Any]) -> int:
+    """Memory that one step's log-probabilities may take: half of what vLLM leaves of a GPU, an eighth of free memory else.
+
+    The other half is for CUDA itself and fragments; on CPU weights and cache are still to come.
+    """
+    if not engine.has_gpu():
+        return int(psutil.virtual_memory().available // 8)
+    from vllm import AsyncEngineArgs
+    from vllm.platforms import current_platform
+
+    share = arguments.get("gpu_memory_utilization", AsyncEngineArgs.gpu_memory_utilization)
+    return int(current_platform.get_device_total_memory() * (1 - share) / 2)
+
+
+def step_tokens(vocabulary: int, spare: int) -> int:
+    """Tokens of one scheduler step whose log-probabilities fit. Raises ResourceError when they would be too few."""
+    token_bytes = LOGIT_BYTES * max(1, vocabulary)
+    tokens = min(STEP_BYTES, spare) // token_bytes
+    if tokens < STEP_TOKENS:
+        raise ResourceError(
+            f"{STEP_TOKENS} tokens of a vocabulary of {vocabulary} take {STEP_TOKENS * token_bytes / 2**30:.1f} GiB of "
+            f"log-probabilities, which vLLM's own share of memory does not count, and {spare / 2**30:.1f} GiB are spare; "
+            "lower teacher.engine.gpu_memory_utilization, or take score.kind: transformers"
+        )
+    return tokens
 
 
 def kept(flat: Any, prompt_tokens: int, k: int) -> targets.TopK:

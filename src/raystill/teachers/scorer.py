@@ -7,16 +7,19 @@ the teacher's own tokenizer, ended by its stop token.
 import collections
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from raystill import artifacts, chat, plugins, recipe, storage, targets
-from raystill.engine import context_length
 from raystill.errors import RaystillError
 from raystill.records import Example, Ids, Targets
+from raystill.teachers import fidelity
+from raystill.teachers.fidelity import Kept
 from raystill.teachers.units import Done, StartUp, Unit, answer_batch
 
 KINDS = {
@@ -24,6 +27,10 @@ KINDS = {
     "vllm": "raystill.teachers.prompt_logprobs:PromptLogprobs",
 }
 TOO_LONG = "longer than the teacher's context"
+NO_ROOM = "longer than this machine's memory takes"
+PROBE_ROWS = 2
+"""Rows of a unit whose targets are compared with the whole distribution: each costs a second forward pass, 1% of a unit's
+work for two of 256. Rows lie in the order of a hash, so the first are a random sample."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +45,18 @@ class Engine(Protocol):
     """What a scorer asks of an engine."""
 
     vocabulary: int
+    context: int
+    """Tokens of the longest row that the model takes."""
+    longest: int
+    """Tokens of the longest row that this machine takes, computed from its memory."""
 
     def __init__(self, score: recipe.Score, teacher: recipe.Teacher, model: str) -> None: ...
 
     async def distributions(self, rows: Sequence[Asked]) -> list[targets.TopK | targets.Sampled]:
         """For each row what the teacher thinks at its T positions, in the order of the rows."""
+
+    def dense(self, row: Asked) -> Iterator[npt.NDArray[np.float32]] | None:
+        """The row's whole log-distributions, float32[C, V] at a time, T in all; None where the engine does not give them."""
 
 
 class Scorer:
@@ -64,7 +78,6 @@ class Scorer:
             self.start_up.mark("weights")
             self.tokenizer = chat.load_tokenizer(folder)
             self.own = {name for name, mark in tokenizers.items() if mark == chat.fingerprint(self.tokenizer)}
-            self.context = context_length(folder)
             self.engine: Engine = plugins.load(self.score.kind, KINDS, "score")(self.score, self.teacher, folder)
             self.start_up.mark("engine")
         except RaystillError as e:  # told with the first unit: an actor that cannot be made loses what its error was
@@ -81,27 +94,43 @@ class Scorer:
         examples = artifacts.decode(Example, unit.read(), unit.source)
         rejected: collections.Counter[str] = collections.Counter()
         asked = [(example, self._asked(example)) for example in examples]
-        fit = [(e, a) for e, a in asked if len(a.prompt_ids) + len(a.completion_ids) < self.context]
-        if len(fit) < len(asked):
-            rejected[TOO_LONG] = len(asked) - len(fit)
-        rows, kept = [], 0.0
+        fit = []
+        for example, ids in asked:
+            if reason := self._too_long(ids):
+                rejected[reason] += 1
+            else:
+                fit.append((example, ids))
+        rows, probed = [], list[Kept]()
         for (example, ids), found in zip(fit, await self.engine.distributions([a for _, a in fit]), strict=True):
             try:
                 packed = _packed(found, self.engine.vocabulary)
             except ValueError as e:
                 rejected[f"no distribution: {e}"] += 1
                 continue
-            kept += float((1 - found.tail_T).sum()) if isinstance(found, targets.TopK) else len(ids.completion_ids)
+            if len(rows) < PROBE_ROWS:
+                probed.append(self._kept(ids, packed))
             key = (example.id, example.teacher, example.sample_index, example.split)
             rows.append(Targets(*key, Ids(ids.completion_ids), packed))
         counts = {
             "rows": len(rows),
             "tokens": sum(len(row.completion_ids) for row in rows),
-            "mass_kept": kept,
+            "probed": [vars(kept) for kept in probed],
             "errors": dict(rejected),
         }
         storage.put_if_absent(unit.url, artifacts.encode(Targets, rows, {"counts": json.dumps(counts)}))
         return scored(unit)
+
+    def _too_long(self, ids: Asked) -> str | None:
+        tokens = len(ids.prompt_ids) + len(ids.completion_ids)
+        if tokens >= self.engine.context:  # vLLM wants room for one token more
+            return TOO_LONG
+        return NO_ROOM if tokens > self.engine.longest else None
+
+    def _kept(self, ids: Asked, packed: bytes) -> Kept:
+        """What the stored bytes keep of what the teacher thinks."""
+        restored = (targets.unpack_topk if self.score.support == "top_k" else targets.unpack_sampled)(packed)
+        dense = self.engine.dense(ids)
+        return fidelity.kept_unseen(restored) if dense is None else fidelity.kept(restored, dense)
 
     def _asked(self, example: Example) -> Asked:
         """The example's ids as this teacher sees them; its own answers' ids are taken as it wrote them."""
