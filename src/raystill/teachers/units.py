@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import pyarrow as pa
+
 from raystill import artifacts, storage
 from raystill.artifacts import Table
 from raystill.errors import Corrupted, RaystillError
@@ -40,11 +42,11 @@ class Unit:
             raise Corrupted(f"{self.source} does not match its checksum; move its folder away and run again")
         return data
 
-    def outcome(self, row: type[Row]) -> tuple[bytes, list[Row]]:
-        """What is published, as stored and as rows. Raises Corrupted when it is damaged."""
+    def outcome(self, row: type[Row]) -> tuple[bytes, pa.Table]:
+        """What is published, as stored and as a table. Raises Corrupted when it is damaged."""
         data = storage.read(self.url)
         try:
-            return data, artifacts.decode(row, data, self.url)
+            return data, artifacts.table(row, data, self.url)
         except Corrupted as e:
             raise Corrupted(
                 f"{self.url} is damaged; move this file away and run again: only its rows are made anew"
