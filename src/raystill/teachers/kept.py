@@ -51,4 +51,4 @@ def cost(folder: str, units: set[str]) -> float:
     """What the answers kept for these units below a step's folder have cost, in the currency of the recipe's prices."""
     entries = storage.entries(storage.join(folder, FOLDER))
     ours = (e.url for e in entries if e.url.split("/")[-2] in units)
-    return sum(g["cost"] for url in ours for answers in json.loads(storage.read(url)) for g in answers)
+    return sum(float(g["cost"]) for url in ours for answers in json.loads(storage.read(url)) for g in answers)
