@@ -142,13 +142,11 @@ def simulate(plan: Plan, seed: int = 0, starts: Sequence[float] = ()) -> Result:
     drivers = [Driver(plan, i) for i in range(plan.clusters)]
     count = plan.clusters * plan.replicas
     life = [0] * count  # a replica's so-manieth engine: what an earlier one was to do is void
-    ready = [False] * count
     work_until = [0.0] * count
     running: list[dict[int, float]] = [{} for _ in range(count)]
-    waiting: list[collections.deque[int]] = [collections.deque() for _ in range(count)]
-    promised = [0] * count
+    waiting: list[collections.deque[tuple[int, float]]] = [collections.deque() for _ in range(count)]
     events: list[tuple[float, int, int, int, int]] = []  # when, what, replica, its life, unit
-    READY, ARRIVES, ENDS, FAILS = range(4)
+    READY, ENDS, FAILS = range(3)
     for r in range(count):
         load_s = plan.engine.start_s * rng.lognormvariate(0, plan.start_spread)
         at = starts[r] if starts else (r % plan.replicas) * plan.start_each_s + load_s
@@ -167,63 +165,48 @@ def simulate(plan: Plan, seed: int = 0, starts: Sequence[float] = ()) -> Result:
         put_wait = max(put_wait, put_at - now)
         return put_at
 
-    def ask(r: int) -> None:
-        """Up to twice what it works on, as raystill has Ray Data do."""
+    def feed(r: int) -> None:
+        """Give a replica up to twice what it works on, as raystill has Ray Data do, and let it begin what it can."""
         nonlocal first_idle
-        while promised[r] + len(waiting[r]) + len(running[r]) < 2 * plan.in_flight:
+        while len(waiting[r]) + len(running[r]) < 2 * plan.in_flight:
             given = drivers[r // plan.replicas].next(now, published)
             if given is None:
-                if not promised[r] and not waiting[r] and not running[r]:
-                    first_idle = min(first_idle, now)
-                return
-            promised[r] += 1
-            heapq.heappush(events, (given[1], ARRIVES, r, life[r], given[0]))
-
-    def begin(r: int) -> None:
+                break
+            waiting[r].append(given)
         while waiting[r] and len(running[r]) < plan.in_flight:
-            unit = waiting[r].popleft()
+            unit, given_at = waiting[r].popleft()
             if published[unit]:
                 continue
             tokens, longest = drawn[unit % len(drawn)]
-            running[r][unit] = at = put()  # the attempt
+            running[r][unit] = at = max(given_at, put())  # the attempt
             work_until[r] = max(work_until[r], at) + tokens / rate
             heapq.heappush(events, (max(work_until[r], at + longest / answer_rate), ENDS, r, life[r], unit))
+        if not running[r]:
+            first_idle = min(first_idle, now)
 
     while left:
         now, what, r, its, unit = heapq.heappop(events)
         if what == FAILS:
             node = rng.randrange(count) // per_node
             for r in range(node * per_node, min(count, (node + 1) * per_node)):
-                driver = drivers[r // plan.replicas]
-                redone += (
-                    sum(max(0.0, now - since) for since in running[r].values()) / plan.in_flight if ready[r] else 0.0
-                )
-                driver.back.extend([*running[r], *waiting[r]])
+                redone += sum(max(0.0, now - since) for since in running[r].values()) / plan.in_flight
+                drivers[r // plan.replicas].back.extend([*running[r], *(unit for unit, _ in waiting[r])])
                 running[r].clear()
                 waiting[r].clear()
-                ready[r], promised[r] = False, 0
                 life[r] += 1
                 again = plan.repair_s + plan.engine.start_s * rng.lognormvariate(0, plan.start_spread)
                 heapq.heappush(events, (now + again, READY, r, life[r], 0))
             heapq.heappush(events, (now + failure_s * rng.expovariate(1.0), FAILS, 0, 0, 0))
-            continue
-        if its != life[r]:
-            if what == ARRIVES:  # the engine that it was meant for is gone
-                drivers[r // plan.replicas].back.append(unit)
-            continue
-        if what == READY:
-            ready[r], work_until[r] = True, now
-        elif what == ARRIVES:
-            promised[r] -= 1
-            waiting[r].append(unit)
-        else:
-            put()
-            del running[r][unit]
-            twice += published[unit]
-            left -= not published[unit]
-            published[unit] = 1
-        begin(r)
-        ask(r)
+        elif its == life[r]:
+            if what == READY:
+                work_until[r] = now
+            else:
+                put()
+                del running[r][unit]
+                twice += published[unit]
+                left -= not published[unit]
+                published[unit] = 1
+            feed(r)
     seconds = max(now, put_at) - began
     work = sum(drawn[u % len(drawn)][0] for u in range(plan.units)) / rate
     return Result(
