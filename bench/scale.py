@@ -58,11 +58,12 @@ API_ROWS = 20_480
 
 @dataclass(frozen=True)
 class Mark:
-    """When a unit was done, the driver's memory then, and the CPU that it had used up to then."""
+    """When a unit was done, the driver's memory then, the CPU that it had used up to then, and if it was a replica's first."""
 
     at: float
     rss_mb: float
     cpu_s: float
+    first: bool
 
 
 class Watch(Lines):
@@ -72,10 +73,17 @@ class Watch(Lines):
         super().__init__(io.StringIO())
         self.marks: list[Mark] = []
         self.process = psutil.Process()
+        self.first = False
+
+    def say(self, text: str) -> None:
+        """A replica is said to be ready with its first unit."""
+        self.first = "a replica is ready" in text
 
     def advance(self, done: int = 1, **scalars: float) -> None:
         """A unit is done."""
-        self.marks.append(Mark(time.perf_counter(), self.process.memory_info().rss / 2**20, time.process_time()))
+        rss_mb = self.process.memory_info().rss / 2**20
+        self.marks.append(Mark(time.perf_counter(), rss_mb, time.process_time(), self.first))
+        self.first = False
 
 
 def prompts(root: Path, units: int) -> Table:
@@ -130,13 +138,12 @@ def tail(ended: list[float], replicas: int) -> float:
     return (ended[-1] - ended[-replicas]) / (ended[-1] - ended[0])
 
 
-def simulation_error(ended: list[float], replicas: int, delay_s: float) -> float:
+def simulation_error(ended: list[float], ready: list[float], delay_s: float) -> float:
     """How far bench/simulate.py is off in the whole run's seconds, given when replicas were ready and how long a unit takes.
 
-    `ended` counts from when the first replica was ready.
+    Times count from when the first replica was ready.
     """
-    starts = [at - delay_s for at in ended[:replicas]]
-    return abs(simulate.scripted(starts, len(ended), delay_s).seconds / ended[-1] - 1)
+    return abs(simulate.scripted(ready, len(ended), delay_s).seconds / ended[-1] - 1)
 
 
 def cpu_share(marks: list[Mark], replicas: int) -> float:
@@ -145,11 +152,15 @@ def cpu_share(marks: list[Mark], replicas: int) -> float:
     return (last.cpu_s - first.cpu_s) / (last.at - first.at)
 
 
+def tenths(ended: list[float]) -> list[float]:
+    """Units per second in each tenth of the run but the first, in which replicas come."""
+    tenth = len(ended) // 10
+    return [tenth / (ended[(i + 1) * tenth - 1] - ended[i * tenth - 1]) for i in range(1, 10)]
+
+
 def flatness(ended: list[float]) -> float:
     """Slowest tenth over the median tenth, by rate."""
-    tenth = len(ended) // 10
-    rates = [tenth / (ended[(i + 1) * tenth - 1] - ended[max(0, i * tenth - 1)]) for i in range(1, 10)]
-    return min(rates) / statistics.median(rates)
+    return min(tenths(ended)) / statistics.median(tenths(ended))
 
 
 def main() -> None:
@@ -161,12 +172,14 @@ def main() -> None:
     parser.add_argument("--raw", type=Path, help="also write when each unit of the efficiency runs ended")
     asked = parser.parse_args()
     found: dict[str, Any] = {"simulated": True}
-    raw: dict[int, list[float]] = {}
+    raw: dict[int, dict[str, list[float]]] = {}
     for replicas in asked.replicas if asked.only in (None, "efficiency") else []:
         marks = run(replicas, replicas * ROUNDS, DELAY_S, 1)
-        ended = raw[replicas] = [round(mark.at - marks[0].at + DELAY_S, 3) for mark in marks]
+        ended = [round(mark.at - marks[0].at + DELAY_S, 3) for mark in marks]
+        ready = [at - DELAY_S for at, mark in zip(ended, marks, strict=True) if mark.first]
+        raw[replicas] = {"ready_s": ready, "ended_s": ended}
         share, rest = efficiency(ended, replicas, DELAY_S), tail(ended, replicas)
-        error, driver = simulation_error(ended, replicas, DELAY_S), cpu_share(marks, replicas)
+        error, driver = simulation_error(ended, ready, DELAY_S), cpu_share(marks, replicas)
         rows_per_s = share * replicas / DELAY_S * UNIT_ROWS
         print(
             f"{replicas:>3} replicas  {rows_per_s:7.1f} rows/s  efficiency {share:.3f}  straggler tail {rest:.3f}  "
@@ -177,7 +190,7 @@ def main() -> None:
         found |= {f"simulation_error_{replicas}": error, f"driver_cpu_share_{replicas}": driver}
         found["straggler_tail"] = max(found.get("straggler_tail", 0.0), rest)
     if asked.raw:
-        asked.raw.write_text(json.dumps({"delay_s": DELAY_S, "ended_s": raw}) + "\n")
+        asked.raw.write_text(json.dumps({"delay_s": DELAY_S, "runs": raw}) + "\n")
     if asked.only in (None, "flat"):
         units = asked.rows // UNIT_ROWS
         marks = run(4, units, 0.0, 2)
@@ -188,8 +201,8 @@ def main() -> None:
         print(
             f"{units * UNIT_ROWS} rows  {rows_per_s:.0f} rows/s  flatness {flatness(ended):.3f}  "
             f"driver +{growth:.0f} MB, {cpu_ms:.1f} ms of CPU per unit",
-            flush=True,
         )
+        print("rows/s by tenth:", *(f"{UNIT_ROWS * rate:.0f}" for rate in tenths(ended)), flush=True)
         found |= {"rows": units * UNIT_ROWS, "flat_rows_per_s": rows_per_s, "rows_per_s_flatness": flatness(ended)}
         found |= {"driver_rss_growth_mb": growth, "driver_cpu_ms_per_unit": cpu_ms}
     if asked.only in (None, "api"):
