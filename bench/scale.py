@@ -58,32 +58,33 @@ API_ROWS = 20_480
 
 @dataclass(frozen=True)
 class Mark:
-    """When a unit was done, the driver's memory then, the CPU that it had used up to then, and if it was a replica's first."""
+    """When the driver heard of a unit, its memory then, and the CPU that it had used up to then."""
 
     at: float
     rss_mb: float
     cpu_s: float
-    first: bool
 
 
 class Watch(Lines):
-    """Notes what the driver is like when each unit is done."""
+    """Notes what the driver is like when it hears of each unit."""
 
     def __init__(self) -> None:
         super().__init__(io.StringIO())
         self.marks: list[Mark] = []
         self.process = psutil.Process()
-        self.first = False
-
-    def say(self, text: str) -> None:
-        """A replica is said to be ready with its first unit."""
-        self.first = "a replica is ready" in text
 
     def advance(self, done: int = 1, **scalars: float) -> None:
         """A unit is done."""
-        rss_mb = self.process.memory_info().rss / 2**20
-        self.marks.append(Mark(time.perf_counter(), rss_mb, time.process_time(), self.first))
-        self.first = False
+        self.marks.append(Mark(time.time(), self.process.memory_info().rss / 2**20, time.process_time()))
+
+
+@dataclass(frozen=True)
+class Run:
+    """When units were begun and published, by the store's own times, from the first beginning on; and the driver's marks."""
+
+    begun_s: list[float]
+    ended_s: list[float]
+    marks: list[Mark]
 
 
 def prompts(root: Path, units: int) -> Table:
@@ -98,8 +99,8 @@ def prompts(root: Path, units: int) -> Table:
     return artifacts.commit(Table, str(root / "p"), Manifest("prompts", 1, "prepare", 1, "p", {}, {}, parts))
 
 
-def run(replicas: int, units: int, delay_s: float, in_flight: int) -> list[Mark]:
-    """One run's marks, a unit each."""
+def run(replicas: int, units: int, delay_s: float, in_flight: int) -> Run:
+    """So many units over so many replicas. The driver hears of a unit when the next is there: files know when it was."""
     compute = Compute.model_validate(
         {"cpus": replicas + 2, "generate": {"replicas": replicas, "cpus": 1, "units_in_flight": in_flight}}
     )
@@ -110,7 +111,11 @@ def run(replicas: int, units: int, delay_s: float, in_flight: int) -> list[Mark]
         watch = Watch()
         context = Context(f"{folder}/generate/g", compute, watch, 0.0, Path(folder))
         generate.generate(teacher, None, table, None, None, context)
-    return watch.marks
+        begun, ended = (
+            sorted(path.stat().st_mtime for path in Path(context.url).glob(what))
+            for what in ("attempts/*", "*.parquet")
+        )
+    return Run(*([round(at - begun[0], 3) for at in times] for times in (begun, ended)), watch.marks)
 
 
 def api(rows: int, concurrency: int) -> dict[str, float]:
@@ -174,12 +179,11 @@ def main() -> None:
     found: dict[str, Any] = {"simulated": True}
     raw: dict[int, dict[str, list[float]]] = {}
     for replicas in asked.replicas if asked.only in (None, "efficiency") else []:
-        marks = run(replicas, replicas * ROUNDS, DELAY_S, 1)
-        ended = [round(mark.at - marks[0].at + DELAY_S, 3) for mark in marks]
-        ready = [at - DELAY_S for at, mark in zip(ended, marks, strict=True) if mark.first]
+        seen = run(replicas, replicas * ROUNDS, DELAY_S, 1)
+        ended, ready = seen.ended_s, seen.begun_s[:replicas]
         raw[replicas] = {"ready_s": ready, "ended_s": ended}
         share, rest = efficiency(ended, replicas, DELAY_S), tail(ended, replicas)
-        error, driver = simulation_error(ended, ready, DELAY_S), cpu_share(marks, replicas)
+        error, driver = simulation_error(ended, ready, DELAY_S), cpu_share(seen.marks, replicas)
         rows_per_s = share * replicas / DELAY_S * UNIT_ROWS
         print(
             f"{replicas:>3} replicas  {rows_per_s:7.1f} rows/s  efficiency {share:.3f}  straggler tail {rest:.3f}  "
@@ -193,8 +197,9 @@ def main() -> None:
         asked.raw.write_text(json.dumps({"delay_s": DELAY_S, "runs": raw}) + "\n")
     if asked.only in (None, "flat"):
         units = asked.rows // UNIT_ROWS
-        marks = run(4, units, 0.0, 2)
-        ended, tenth = [mark.at for mark in marks], marks[len(marks) // 10]
+        seen = run(4, units, 0.0, 2)
+        ended, marks = seen.ended_s, seen.marks
+        tenth = marks[len(marks) // 10]
         growth = marks[-1].rss_mb - tenth.rss_mb
         cpu_ms = 1000 * (marks[-1].cpu_s - tenth.cpu_s) / (len(marks) - 1 - len(marks) // 10)
         rows_per_s = (len(ended) - 1) * UNIT_ROWS / (ended[-1] - ended[0])
@@ -206,9 +211,9 @@ def main() -> None:
         found |= {"rows": units * UNIT_ROWS, "flat_rows_per_s": rows_per_s, "rows_per_s_flatness": flatness(ended)}
         found |= {"driver_rss_growth_mb": growth, "driver_cpu_ms_per_unit": cpu_ms}
     if asked.only in (None, "api"):
-        seen = api(API_ROWS, API_CONCURRENCY)
-        print("  ".join(f"{name} {value:.1f}" for name, value in seen.items()), flush=True)
-        found |= seen
+        client = api(API_ROWS, API_CONCURRENCY)
+        print("  ".join(f"{name} {value:.1f}" for name, value in client.items()), flush=True)
+        found |= client
     found |= {"date": datetime.date.today().isoformat(), "cores": os.cpu_count(), "machine": platform.machine()}
     print(json.dumps(found))
 

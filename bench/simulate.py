@@ -177,7 +177,7 @@ def simulate(plan: Plan, seed: int = 0, starts: Sequence[float] = ()) -> Result:
             unit, given_at = waiting[r].popleft()
             if published[unit]:
                 continue
-            tokens, longest = drawn[unit % len(drawn)]
+            tokens, longest = drawn[unit // plan.clusters % len(drawn)]  # so that clusters' shares are alike
             running[r][unit] = at = max(given_at, put())  # the attempt
             work_until[r] = max(work_until[r], at) + tokens / rate
             heapq.heappush(events, (max(work_until[r], at + longest / answer_rate), ENDS, r, life[r], unit))
@@ -208,7 +208,7 @@ def simulate(plan: Plan, seed: int = 0, starts: Sequence[float] = ()) -> Result:
                 published[unit] = 1
             feed(r)
     seconds = max(now, put_at) - began
-    work = sum(drawn[u % len(drawn)][0] for u in range(plan.units)) / rate
+    work = sum(drawn[u // plan.clusters % len(drawn)][0] for u in range(plan.units)) / rate
     return Result(
         seconds=seconds,
         utilisation=work / (seconds * count),
@@ -229,13 +229,14 @@ def scripted(starts: Sequence[float], units: int, unit_s: float) -> Result:
 
 CASES = {
     "8B, 500 GPUs": Plan(ENGINES["8B"], 0),
-    "8B, 2,000 GPUs": Plan(ENGINES["8B"], 0, clusters=4),
     "8B, 2,000 GPUs, one driver": Plan(ENGINES["8B"], 0, replicas=2000),
+    "8B, 2,000 GPUs": Plan(ENGINES["8B"], 0, clusters=4),
     "8B, 4,000 GPUs": Plan(ENGINES["8B"], 0, clusters=8),
+    "8B, 4,000 GPUs, one folder": Plan(ENGINES["8B"], 0, clusters=8, shared=True),
+    "8B, 4,000 spot GPUs": Plan(ENGINES["8B"], 0, clusters=8, interruption_gpu_h=500.0),
     "70B, 4,000 GPUs": Plan(ENGINES["70B"], 0, clusters=4),
     "671B, 4,000 GPUs": Plan(ENGINES["671B"], 0, clusters=2, replicas=250),
     "671B, 16 units in flight": Plan(ENGINES["671B"], 0, clusters=2, replicas=250, in_flight=16),
-    "8B, 4,000 GPUs, one folder": Plan(ENGINES["8B"], 0, clusters=8, shared=True),
 }
 
 
