@@ -64,7 +64,7 @@ class Plan:
     answer_tokens: float = 1000.0
     spread: float = SPREAD
     in_flight: int = 4
-    driver_s: float = 0.0044
+    driver_s: float = 0.0043
     driver_share: float = 0.0
     start_spread: float = 0.3
     start_each_s: float = 0.05
