@@ -24,6 +24,7 @@ import platform
 import statistics
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +45,26 @@ ROUNDS = 6
 """Units per replica in an efficiency run: the first and the last are not counted."""
 
 
+@dataclass(frozen=True)
+class Mark:
+    """When a unit was done, the driver's memory then, and the CPU that it had used up to then."""
+
+    at: float
+    rss_mb: float
+    cpu_s: float
+
+
 class Watch(Lines):
-    """Notes when each unit is done, and the driver's memory then."""
+    """Notes what the driver is like when each unit is done."""
 
     def __init__(self) -> None:
         super().__init__(io.StringIO())
-        self.ended: list[tuple[float, float]] = []
+        self.marks: list[Mark] = []
+        self.process = psutil.Process()
 
     def advance(self, done: int = 1, **scalars: float) -> None:
         """A unit is done."""
-        self.ended.append((time.perf_counter(), psutil.Process().memory_info().rss / 2**20))
+        self.marks.append(Mark(time.perf_counter(), self.process.memory_info().rss / 2**20, time.process_time()))
 
 
 def prompts(root: Path, units: int) -> Table:
@@ -68,8 +79,8 @@ def prompts(root: Path, units: int) -> Table:
     return artifacts.commit(Table, str(root / "p"), Manifest("prompts", 1, "prepare", 1, "p", {}, {}, parts))
 
 
-def run(replicas: int, units: int, delay_s: float, in_flight: int) -> list[tuple[float, float]]:
-    """When each unit ended, and the driver's memory then, in MB."""
+def run(replicas: int, units: int, delay_s: float, in_flight: int) -> list[Mark]:
+    """One run's marks, a unit each."""
     compute = Compute.model_validate(
         {"cpus": replicas + 2, "generate": {"replicas": replicas, "cpus": 1, "units_in_flight": in_flight}}
     )
@@ -80,7 +91,7 @@ def run(replicas: int, units: int, delay_s: float, in_flight: int) -> list[tuple
         watch = Watch()
         context = Context(f"{folder}/generate/g", compute, watch, 0.0, Path(folder))
         generate.generate(teacher, None, table, None, None, context)
-    return watch.ended
+    return watch.marks
 
 
 def efficiency(ended: list[float], replicas: int, delay_s: float) -> float:
@@ -110,7 +121,7 @@ def main() -> None:
     asked = parser.parse_args()
     found: dict[str, Any] = {"simulated": True}
     for replicas in asked.replicas if asked.only != "flat" else []:
-        ended = [at for at, _ in run(replicas, replicas * ROUNDS, DELAY_S, 1)]
+        ended = [mark.at for mark in run(replicas, replicas * ROUNDS, DELAY_S, 1)]
         share, rest = efficiency(ended, replicas, DELAY_S), tail(ended, replicas)
         rows_per_s = share * replicas / DELAY_S * UNIT_ROWS
         print(
@@ -121,15 +132,17 @@ def main() -> None:
     if asked.only != "efficiency":
         units = asked.rows // UNIT_ROWS
         marks = run(4, units, 0.0, 2)
-        ended, memory = [at for at, _ in marks], [mb for _, mb in marks]
-        growth = memory[-1] - memory[len(memory) // 10]
+        ended, tenth = [mark.at for mark in marks], marks[len(marks) // 10]
+        growth = marks[-1].rss_mb - tenth.rss_mb
+        cpu_ms = 1000 * (marks[-1].cpu_s - tenth.cpu_s) / (len(marks) - 1 - len(marks) // 10)
         rows_per_s = (len(ended) - 1) * UNIT_ROWS / (ended[-1] - ended[0])
         print(
-            f"{units * UNIT_ROWS} rows  {rows_per_s:.0f} rows/s  flatness {flatness(ended):.3f}  driver +{growth:.0f} MB",
+            f"{units * UNIT_ROWS} rows  {rows_per_s:.0f} rows/s  flatness {flatness(ended):.3f}  "
+            f"driver +{growth:.0f} MB, {cpu_ms:.1f} ms of CPU per unit",
             flush=True,
         )
         found |= {"rows": units * UNIT_ROWS, "flat_rows_per_s": rows_per_s, "rows_per_s_flatness": flatness(ended)}
-        found |= {"driver_rss_growth_mb": growth}
+        found |= {"driver_rss_growth_mb": growth, "driver_cpu_ms_per_unit": cpu_ms}
     found |= {"date": datetime.date.today().isoformat(), "cores": os.cpu_count(), "machine": platform.machine()}
     print(json.dumps(found))
 

@@ -32,7 +32,8 @@ def score(
     units = unit.of(examples, decides | {"tokenizers": written_by}, context.url)
     todo, reused = unit.take_over(units, context.url)
     context.progress.start(context.label, len(units), "units")
-    done = [scored(u) for u in units if u not in todo]
+    waiting = set(todo)
+    done = [scored(u) for u in units if u not in waiting]
     for unit_done in done:
         _advance(context, unit_done)
     if todo:

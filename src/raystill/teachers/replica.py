@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import psutil
+import pyarrow.compute as pc
 
 from raystill import artifacts, plugins, recipe, storage
 from raystill.errors import RaystillError, StageError
@@ -198,19 +199,16 @@ def _end_process() -> None:
 def published(unit: Unit) -> Done:
     """What a published unit holds, read back and verified."""
     data = storage.read(unit.url)
-    rows = artifacts.decode(Generation, data, unit.url)
-    errors = collections.Counter(g.error for g in rows if g.error)
+    columns = artifacts.table(Generation, data, unit.url)
+    errors = collections.Counter(e for e in columns["error"].to_pylist() if e)
     counts = {
-        "rows": len({g.id for g in rows}),
-        "answers": sum(g.error is None for g in rows),
+        "rows": pc.count_distinct(columns["id"]).as_py(),
+        "answers": columns.num_rows - errors.total(),
         "errors": dict(errors),
-        "truncated": sum(g.finish_reason == "length" for g in rows),
-        "prompt_tokens": sum(g.prompt_tokens for g in rows),
-        "output_tokens": sum(g.output_tokens for g in rows),
-        "transient": sum(g.transient for g in rows),
-        "cost": sum(g.cost for g in rows),
+        "truncated": columns["finish_reason"].to_pylist().count("length"),
+        **{k: sum(columns[k].to_pylist()) for k in ("prompt_tokens", "output_tokens", "transient", "cost")},
     }
-    return Done(artifacts.describe(unit.name, data, len(rows)), counts)
+    return Done(artifacts.describe(unit.name, data, columns.num_rows), counts)
 
 
 def _attempt(folder: str, name: str) -> int:
