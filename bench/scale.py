@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import scale_api
 
 from raystill import artifacts, session
 from raystill.artifacts import Manifest, Table
@@ -43,6 +44,10 @@ DELAY_S = 32 * UNIT_ROWS / 500
 """Seconds per unit at which 32 replicas would do 500 rows/s."""
 ROUNDS = 6
 """Units per replica in an efficiency run: the first and the last are not counted."""
+
+API_CONCURRENCY = 2000
+API_ROWS = 20_480
+"""A minute or more at full concurrency, after about a hundred seconds of growing to it."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,20 @@ def run(replicas: int, units: int, delay_s: float, in_flight: int) -> list[Mark]
     return watch.marks
 
 
+def api(rows: int, concurrency: int) -> dict[str, float]:
+    """An endpoint teacher with so many requests in flight."""
+
+    def answer(url: str) -> None:
+        endpoint = {"url": url, "model": "stub", "concurrency": concurrency, "price": {"input": 1, "output": 1}}
+        teacher = Teacher.model_validate({"kind": "endpoint", "endpoint": endpoint})
+        context = Context(f"{folder}/generate/g", Compute(), Watch(), 0.0, Path(folder))
+        generate.generate(teacher, None, table, None, None, context)
+
+    with tempfile.TemporaryDirectory(prefix="scale-") as folder:
+        table = prompts(Path(folder), rows // UNIT_ROWS)
+        return scale_api.run(answer)
+
+
 def efficiency(ended: list[float], replicas: int, delay_s: float) -> float:
     """Units per second between the end of the first round and of the last but one, over replicas / delay."""
     first, last = ended[replicas - 1], ended[-replicas - 1]
@@ -117,10 +136,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--replicas", type=int, nargs="+", default=[8, 32])
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--only", choices=["efficiency", "flat"])
+    parser.add_argument("--only", choices=["efficiency", "flat", "api"])
     asked = parser.parse_args()
     found: dict[str, Any] = {"simulated": True}
-    for replicas in asked.replicas if asked.only != "flat" else []:
+    for replicas in asked.replicas if asked.only in (None, "efficiency") else []:
         ended = [mark.at for mark in run(replicas, replicas * ROUNDS, DELAY_S, 1)]
         share, rest = efficiency(ended, replicas, DELAY_S), tail(ended, replicas)
         rows_per_s = share * replicas / DELAY_S * UNIT_ROWS
@@ -129,7 +148,7 @@ def main() -> None:
             flush=True,
         )
         found |= {f"efficiency_{replicas}": share, f"rows_per_s_{replicas}": rows_per_s, "straggler_tail": rest}
-    if asked.only != "efficiency":
+    if asked.only in (None, "flat"):
         units = asked.rows // UNIT_ROWS
         marks = run(4, units, 0.0, 2)
         ended, tenth = [mark.at for mark in marks], marks[len(marks) // 10]
@@ -143,6 +162,10 @@ def main() -> None:
         )
         found |= {"rows": units * UNIT_ROWS, "flat_rows_per_s": rows_per_s, "rows_per_s_flatness": flatness(ended)}
         found |= {"driver_rss_growth_mb": growth, "driver_cpu_ms_per_unit": cpu_ms}
+    if asked.only in (None, "api"):
+        seen = api(API_ROWS, API_CONCURRENCY)
+        print("  ".join(f"{name} {value:.1f}" for name, value in seen.items()), flush=True)
+        found |= seen
     found |= {"date": datetime.date.today().isoformat(), "cores": os.cpu_count(), "machine": platform.machine()}
     print(json.dumps(found))
 

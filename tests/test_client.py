@@ -252,5 +252,5 @@ def test_an_attempt_says_how_much_had_come_when_it_was_cut(server: Server) -> No
     ],
 )
 def test_a_url_with_a_path_is_taken_as_it_is(url: str, asked: str) -> None:
-    request = Client(url)._http.build_request("POST", "chat/completions")
+    request = Client(url)._pools[0].build_request("POST", "chat/completions")
     assert str(request.url) == asked

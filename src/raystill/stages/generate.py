@@ -7,6 +7,7 @@ a resumed run does only units that are not there, and takes over equal units of 
 
 import collections
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from raystill import chat, engine, plugins, recipe
@@ -58,10 +59,11 @@ def generate(
 
     context.progress.start(context.label, len(units), "units")
     waiting, files, counts = set(todo), list[File](), dict(NOTHING)
-    for there in (published(u) for u in units if u not in waiting):
-        files.append(there.file)
-        counts = _sum(counts, there.counts)
-        _advance(context, there, reused=there.counts["rows"])
+    with ThreadPoolExecutor(unit.AT_ONCE) as readers:
+        for there in readers.map(published, (u for u in units if u not in waiting)):
+            files.append(there.file)
+            counts = _sum(counts, there.counts)
+            _advance(context, there, reused=there.counts["rows"])
     paid = max(counts["cost"], before.counts.get("cost", 0.0) if before else 0.0)
     try:
         for done in _answers(teacher, model, todo, budget, paid, context):
@@ -104,8 +106,10 @@ def _answers(
         return
     if not needs_ray(teacher):
         replica = Replica(block, model)
+        # The last rows of a unit are waited for: there must be about twice as many rows at hand as requests in flight.
+        at_once = max(wide.units_in_flight, teacher.endpoint.concurrency // 100 if teacher.endpoint else 0)
         with driver.spending(replica, context.url, units, budget, paid):
-            yield from driver.in_driver(replica, units, wide.units_in_flight, context.stopping)
+            yield from driver.in_driver(replica, units, at_once, context.stopping)
         return
     engine.refuse_unknown(teacher.engine, "teacher.engine")
     gpus = engine.gpus(teacher.engine) if teacher.kind == "vllm" else 0
