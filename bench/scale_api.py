@@ -121,11 +121,16 @@ def watched(seconds: list[Second]) -> Iterator[str]:
 
 
 def figures(seconds: list[Second]) -> dict[str, float]:
-    """The steady window's: from the first to the last second in which at least FULL of the most was in flight."""
+    """The steady window's: from the first to the last second in which at least FULL of the most was in flight.
+
+    Raises ValueError for a run too short to have one.
+    """
     most = max(s.in_flight for s in seconds)
     full = [s for s in seconds if s.in_flight >= FULL * most]
     first, last = full[0], full[-1]
     answers = last.answered - first.answered
+    if not answers:
+        raise ValueError(f"{most} requests were in flight for no more than a second; ask for more rows")
     return {
         "api_concurrency": statistics.median(s.in_flight for s in seconds if first.at <= s.at <= last.at),
         "api_window_s": last.at - first.at,

@@ -20,6 +20,7 @@ import math
 import platform
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -28,8 +29,6 @@ SPREAD = 0.6
 """Standard deviation of the logarithm of an answer's length: the longest of 256 is then about four times the mean."""
 PUTS_PER_S = 3500.0
 """What S3 takes on one prefix before it answers 503 (AWS, "Best practices design patterns: optimizing Amazon S3")."""
-PUTS_PER_UNIT = 2
-"""Its attempt and itself."""
 SHAPES = 512
 """Units whose lengths are drawn once; each unit is one of them."""
 
@@ -87,7 +86,8 @@ class Result:
     redone: float
     twice: float
     driver_busy: float
-    puts_per_s: float
+    put_wait_s: float
+    """Longest wait for the store."""
 
 
 def shapes(plan: Plan, rng: random.Random) -> list[tuple[float, float]]:
@@ -133,8 +133,8 @@ class Driver:
         return None
 
 
-def simulate(plan: Plan, seed: int = 0) -> Result:
-    """One run to its end."""
+def simulate(plan: Plan, seed: int = 0, starts: Sequence[float] = ()) -> Result:
+    """One run to its end. `starts` are the seconds at which replicas are first ready, where they are known."""
     rng = random.Random(seed)
     drawn = shapes(plan, rng)
     rate, answer_rate = plan.engine.tokens_per_s, plan.engine.tokens_per_s / plan.engine.sequences
@@ -150,14 +150,22 @@ def simulate(plan: Plan, seed: int = 0) -> Result:
     events: list[tuple[float, int, int, int, int]] = []  # when, what, replica, its life, unit
     READY, ARRIVES, ENDS, FAILS = range(4)
     for r in range(count):
-        starts = plan.engine.start_s * rng.lognormvariate(0, plan.start_spread)
-        heapq.heappush(events, ((r % plan.replicas) * plan.start_each_s + starts, READY, r, 0, 0))
+        load_s = plan.engine.start_s * rng.lognormvariate(0, plan.start_spread)
+        at = starts[r] if starts else (r % plan.replicas) * plan.start_each_s + load_s
+        heapq.heappush(events, (at, READY, r, 0, 0))
     began = events[0][0]
     per_node = max(1, plan.node_gpus // plan.engine.gpus)
     failure_s = plan.interruption_gpu_h * 3600 / (count * plan.engine.gpus)
-    heapq.heappush(events, (began + rng.expovariate(1 / failure_s), FAILS, 0, 0, 0))
+    heapq.heappush(events, (began + failure_s * rng.expovariate(1.0), FAILS, 0, 0, 0))
     left, redone, twice = plan.units, 0.0, 0
-    put_at, now, first_idle = 0.0, began, math.inf
+    put_at, put_wait, now, first_idle = 0.0, 0.0, began, math.inf
+
+    def put() -> float:
+        """When one more object is stored."""
+        nonlocal put_at, put_wait
+        put_at = max(now, put_at) + 1 / PUTS_PER_S
+        put_wait = max(put_wait, put_at - now)
+        return put_at
 
     def ask(r: int) -> None:
         """Up to twice what it works on, as raystill has Ray Data do."""
@@ -177,9 +185,9 @@ def simulate(plan: Plan, seed: int = 0) -> Result:
             if published[unit]:
                 continue
             tokens, longest = drawn[unit % len(drawn)]
-            running[r][unit] = now
-            work_until[r] = max(work_until[r], now) + tokens / rate
-            heapq.heappush(events, (max(work_until[r], now + longest / answer_rate), ENDS, r, life[r], unit))
+            running[r][unit] = at = put()  # the attempt
+            work_until[r] = max(work_until[r], at) + tokens / rate
+            heapq.heappush(events, (max(work_until[r], at + longest / answer_rate), ENDS, r, life[r], unit))
 
     while left:
         now, what, r, its, unit = heapq.heappop(events)
@@ -187,7 +195,9 @@ def simulate(plan: Plan, seed: int = 0) -> Result:
             node = rng.randrange(count) // per_node
             for r in range(node * per_node, min(count, (node + 1) * per_node)):
                 driver = drivers[r // plan.replicas]
-                redone += sum((now - since) for since in running[r].values()) / plan.in_flight if ready[r] else 0.0
+                redone += (
+                    sum(max(0.0, now - since) for since in running[r].values()) / plan.in_flight if ready[r] else 0.0
+                )
                 driver.back.extend([*running[r], *waiting[r]])
                 running[r].clear()
                 waiting[r].clear()
@@ -195,7 +205,7 @@ def simulate(plan: Plan, seed: int = 0) -> Result:
                 life[r] += 1
                 again = plan.repair_s + plan.engine.start_s * rng.lognormvariate(0, plan.start_spread)
                 heapq.heappush(events, (now + again, READY, r, life[r], 0))
-            heapq.heappush(events, (now + rng.expovariate(1 / failure_s), FAILS, 0, 0, 0))
+            heapq.heappush(events, (now + failure_s * rng.expovariate(1.0), FAILS, 0, 0, 0))
             continue
         if its != life[r]:
             if what == ARRIVES:  # the engine that it was meant for is gone
@@ -207,7 +217,7 @@ def simulate(plan: Plan, seed: int = 0) -> Result:
             promised[r] -= 1
             waiting[r].append(unit)
         else:
-            put_at = max(now, put_at) + PUTS_PER_UNIT / PUTS_PER_S
+            put()
             del running[r][unit]
             twice += published[unit]
             left -= not published[unit]
@@ -223,15 +233,15 @@ def simulate(plan: Plan, seed: int = 0) -> Result:
         redone=redone / (seconds * count),
         twice=twice / plan.units,
         driver_busy=max(d.busy_s for d in drivers) / seconds + plan.driver_share * plan.replicas,
-        puts_per_s=PUTS_PER_UNIT * plan.units / seconds,
+        put_wait_s=put_wait,
     )
 
 
-def scripted(replicas: int, units: int, unit_s: float, start_each_s: float) -> float:
-    """Seconds of a run of scripted replicas on one machine: a unit takes unit_s, one at a time, and nothing fails."""
+def scripted(starts: Sequence[float], units: int, unit_s: float) -> Result:
+    """Scripted replicas on one machine, ready at `starts`: a unit takes unit_s, one at a time, and nothing fails."""
     engine = Engine("scripted", 1, UNIT_ROWS / unit_s, UNIT_ROWS, 0.0)
-    plan = Plan(engine, units, 1, replicas, 1.0, 0.0, 1, start_each_s=start_each_s, interruption_gpu_h=math.inf)
-    return simulate(plan).seconds
+    plan = Plan(engine, units, 1, len(starts), 1.0, 0.0, in_flight=1, interruption_gpu_h=math.inf)
+    return simulate(plan, starts=starts)
 
 
 CASES = {
@@ -241,6 +251,8 @@ CASES = {
     "8B, 4,000 GPUs": Plan(ENGINES["8B"], 0, clusters=8),
     "70B, 4,000 GPUs": Plan(ENGINES["70B"], 0, clusters=4),
     "671B, 4,000 GPUs": Plan(ENGINES["671B"], 0, clusters=2, replicas=250),
+    "671B, 16 units in flight": Plan(ENGINES["671B"], 0, clusters=2, replicas=250, in_flight=16),
+    "8B, 4,000 GPUs, one folder": Plan(ENGINES["8B"], 0, clusters=8, shared=True),
 }
 
 
@@ -250,7 +262,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=1_000_000_000)
     asked = parser.parse_args()
     units = asked.prompts // UNIT_ROWS
-    print(f"{'case':<28} clusters  days  rows/s  utilisation  tail  redone  twice  driver  puts/s  (simulated in)")
+    print(f"{'case':<28} clusters  days  rows/s  utilisation  tail  redone  twice  driver  put wait s  (simulated in)")
     found: dict[str, Any] = {"simulated": True, "prompts": units * UNIT_ROWS}
     for name, case in CASES.items():
         started = time.perf_counter()
@@ -258,7 +270,7 @@ def main() -> None:
         print(
             f"{name:<28} {case.clusters:>8} {seen.seconds / 86400:>5.2f} {units * UNIT_ROWS / seen.seconds:>7.0f} "
             f"{seen.utilisation:>12.3f} {seen.tail:>5.3f} {seen.redone:>7.4f} {seen.twice:>6.4f} {seen.driver_busy:>7.3f} "
-            f"{seen.puts_per_s:>7.1f}  ({time.perf_counter() - started:.0f} s)",
+            f"{seen.put_wait_s:>11.1f}  ({time.perf_counter() - started:.0f} s)",
             flush=True,
         )
         found[name] = asdict(seen)

@@ -6,6 +6,7 @@ Prompts, answers and keys stay out of every message.
 """
 
 import asyncio
+import contextlib
 import datetime
 import email.utils
 import itertools
@@ -34,8 +35,10 @@ PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 """Statuses that may be gone at the next attempt."""
 REASONING = ("reasoning_content", "reasoning")
 """Where vendors put what a model thinks before it answers."""
-POOL = 64
-"""Connections of one pool: httpcore looks at each of them, twice a request."""
+DRAIN_S = 1.0
+"""Longest wait for a stream's own end after its [DONE]: a connection whose answer was not read to the end is closed."""
+POOL = 8
+"""Connections of one pool: at both ends of a request httpcore compares all of a pool's with one another."""
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
 """Hosts asked directly even where HTTP_PROXY is set: a proxy elsewhere cannot reach them and must not see the key."""
 
@@ -156,11 +159,16 @@ class Client:
             async with next(self._next).stream("POST", "chat/completions", json=body) as response:
                 if response.status_code != 200:
                     raise _failure(response)
-                async for line in response.aiter_lines():
+                lines = response.aiter_lines()
+                async for line in lines:
                     if not line.startswith("data:"):
                         continue
                     data = line.removeprefix("data:").strip()
                     if data == "[DONE]":
+                        with contextlib.suppress(TimeoutError, httpx.RequestError):
+                            async with asyncio.timeout(DRAIN_S):
+                                async for _ in lines:
+                                    pass
                         return
                     chunk = json.loads(data)
                     if not _is_chunk(chunk):

@@ -107,6 +107,8 @@ class Replica:
 
     async def _answer(self, prompt: Prompt, alone: bool) -> list[Generation]:
         """The teacher's answers. Raises EngineDied when, with rows in flight, none has been answered for stall_s."""
+        if self.teacher.local:
+            return await self.teacher.answer(prompt)
         async with self.door:
             await self.door.wait_for(lambda: alone or not self.alone)
             if not self.in_flight:
