@@ -1,18 +1,22 @@
-"""The control plane: how many replicas one driver keeps busy, and whether its memory and its rate stay flat.
+"""The control plane: what one driver keeps busy, whether its memory and rate stay flat, and what an API client carries.
 
-    python bench/scale.py [--replicas 8 32] [--rows 1000000] [--only efficiency|flat]
+    python bench/scale.py [--replicas 8 32] [--rows 1000000] [--only efficiency|flat|api]
 
 Real Ray, real Ray Data, real storage; the teacher is the scripted one, so every figure is of our own cost and is marked
 simulated. A unit of 256 prompts takes DELAY_S in a replica, whatever the number of its rows, as on an engine that holds
-them all at once: 32 replicas with one unit in flight each are then to do 500 rows/s.
+them all at once: 32 replicas with one unit in flight each are then to do 500 rows/s. With answers of 800 tokens a replica
+is an H100 with Llama-3.1-8B at its published 12,500 tokens/s.
 
     efficiency_N          rows/s in steady state over what N replicas could do with no cost at all
-    straggler_tail        seconds from when the first replica has nothing left to the end, over the whole run
+    straggler_tail        seconds from when the first replica has nothing left to the end, over the whole run; the worst
+    simulation_error_N    bench/simulate.py's seconds for that run over the real ones, less one
     driver_rss_growth_mb  the driver's memory after all rows less after the first tenth
     rows_per_s_flatness   slowest tenth of the run over the median tenth
+    api_*                 the endpoint teacher on one core beside a server that takes 8 s an answer (scale_api.py)
 
 Expected on two cores: 0.97 at 8 replicas, 0.90-0.95 at 32, where 500 rows/s at 0.6 ms a row (Python in the replicas: read,
-answer, encode, publish) take a third of the machine; memory flat, since only counts come back.
+answer, encode, publish) take a third of the machine; memory flat, since only counts come back; 2,000 requests in flight
+at 2-4 ms of CPU each.
 """
 
 import argparse
@@ -24,10 +28,13 @@ import platform
 import statistics
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
+import scale_api
+import simulate
 
 from raystill import artifacts, session
 from raystill.artifacts import Manifest, Table
@@ -40,20 +47,35 @@ from raystill.view import Lines
 UNIT_ROWS = 256
 DELAY_S = 32 * UNIT_ROWS / 500
 """Seconds per unit at which 32 replicas would do 500 rows/s."""
-ROUNDS = 6
-"""Units per replica in an efficiency run: the first and the last are not counted."""
+ROUNDS = 10
+"""Units per replica in an efficiency run: the first and the last are not counted. Replicas that begin seconds apart end
+seconds apart, so the tail's share falls with the length of the run; this one lasts under three minutes."""
+
+API_CONCURRENCY = 2000
+API_ROWS = 20_480
+"""A minute or more at full concurrency, after about a hundred seconds of growing to it."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """When a unit was done, the driver's memory then, and the CPU that it had used up to then."""
+
+    at: float
+    rss_mb: float
+    cpu_s: float
 
 
 class Watch(Lines):
-    """Notes when each unit is done, and the driver's memory then."""
+    """Notes what the driver is like when each unit is done."""
 
     def __init__(self) -> None:
         super().__init__(io.StringIO())
-        self.ended: list[tuple[float, float]] = []
+        self.marks: list[Mark] = []
+        self.process = psutil.Process()
 
     def advance(self, done: int = 1, **scalars: float) -> None:
         """A unit is done."""
-        self.ended.append((time.perf_counter(), psutil.Process().memory_info().rss / 2**20))
+        self.marks.append(Mark(time.perf_counter(), self.process.memory_info().rss / 2**20, time.process_time()))
 
 
 def prompts(root: Path, units: int) -> Table:
@@ -68,8 +90,8 @@ def prompts(root: Path, units: int) -> Table:
     return artifacts.commit(Table, str(root / "p"), Manifest("prompts", 1, "prepare", 1, "p", {}, {}, parts))
 
 
-def run(replicas: int, units: int, delay_s: float, in_flight: int) -> list[tuple[float, float]]:
-    """When each unit ended, and the driver's memory then, in MB."""
+def run(replicas: int, units: int, delay_s: float, in_flight: int) -> list[Mark]:
+    """One run's marks, a unit each."""
     compute = Compute.model_validate(
         {"cpus": replicas + 2, "generate": {"replicas": replicas, "cpus": 1, "units_in_flight": in_flight}}
     )
@@ -80,7 +102,21 @@ def run(replicas: int, units: int, delay_s: float, in_flight: int) -> list[tuple
         watch = Watch()
         context = Context(f"{folder}/generate/g", compute, watch, 0.0, Path(folder))
         generate.generate(teacher, None, table, None, None, context)
-    return watch.ended
+    return watch.marks
+
+
+def api(rows: int, concurrency: int) -> dict[str, float]:
+    """An endpoint teacher with so many requests in flight."""
+
+    def answer(url: str) -> None:
+        endpoint = {"url": url, "model": "stub", "concurrency": concurrency, "price": {"input": 1, "output": 1}}
+        teacher = Teacher.model_validate({"kind": "endpoint", "endpoint": endpoint})
+        context = Context(f"{folder}/generate/g", Compute(), Watch(), 0.0, Path(folder))
+        generate.generate(teacher, None, table, None, None, context)
+
+    with tempfile.TemporaryDirectory(prefix="scale-") as folder:
+        table = prompts(Path(folder), rows // UNIT_ROWS)
+        return scale_api.run(answer)
 
 
 def efficiency(ended: list[float], replicas: int, delay_s: float) -> float:
@@ -92,6 +128,21 @@ def efficiency(ended: list[float], replicas: int, delay_s: float) -> float:
 def tail(ended: list[float], replicas: int) -> float:
     """The last round's spread, over the whole run as it would be without start-up."""
     return (ended[-1] - ended[-replicas]) / (ended[-1] - ended[0])
+
+
+def simulation_error(ended: list[float], replicas: int, delay_s: float) -> float:
+    """How far bench/simulate.py is off in the whole run's seconds, given when replicas were ready and how long a unit takes.
+
+    `ended` counts from when the first replica was ready.
+    """
+    starts = [at - delay_s for at in ended[:replicas]]
+    return abs(simulate.scripted(starts, len(ended), delay_s).seconds / ended[-1] - 1)
+
+
+def cpu_share(marks: list[Mark], replicas: int) -> float:
+    """The driver's CPU between the first and the last round, in cores."""
+    first, last = marks[replicas - 1], marks[-replicas - 1]
+    return (last.cpu_s - first.cpu_s) / (last.at - first.at)
 
 
 def flatness(ended: list[float]) -> float:
@@ -106,30 +157,45 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--replicas", type=int, nargs="+", default=[8, 32])
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--only", choices=["efficiency", "flat"])
+    parser.add_argument("--only", choices=["efficiency", "flat", "api"])
+    parser.add_argument("--raw", type=Path, help="also write when each unit of the efficiency runs ended")
     asked = parser.parse_args()
     found: dict[str, Any] = {"simulated": True}
-    for replicas in asked.replicas if asked.only != "flat" else []:
-        ended = [at for at, _ in run(replicas, replicas * ROUNDS, DELAY_S, 1)]
+    raw: dict[int, list[float]] = {}
+    for replicas in asked.replicas if asked.only in (None, "efficiency") else []:
+        marks = run(replicas, replicas * ROUNDS, DELAY_S, 1)
+        ended = raw[replicas] = [round(mark.at - marks[0].at + DELAY_S, 3) for mark in marks]
         share, rest = efficiency(ended, replicas, DELAY_S), tail(ended, replicas)
+        error, driver = simulation_error(ended, replicas, DELAY_S), cpu_share(marks, replicas)
         rows_per_s = share * replicas / DELAY_S * UNIT_ROWS
         print(
-            f"{replicas:>3} replicas  {rows_per_s:7.1f} rows/s  efficiency {share:.3f}  straggler tail {rest:.3f}",
+            f"{replicas:>3} replicas  {rows_per_s:7.1f} rows/s  efficiency {share:.3f}  straggler tail {rest:.3f}  "
+            f"driver {driver:.3f} of a core  simulation off by {error:.3f}",
             flush=True,
         )
-        found |= {f"efficiency_{replicas}": share, f"rows_per_s_{replicas}": rows_per_s, "straggler_tail": rest}
-    if asked.only != "efficiency":
+        found |= {f"efficiency_{replicas}": share, f"rows_per_s_{replicas}": rows_per_s}
+        found |= {f"simulation_error_{replicas}": error, f"driver_cpu_share_{replicas}": driver}
+        found["straggler_tail"] = max(found.get("straggler_tail", 0.0), rest)
+    if asked.raw:
+        asked.raw.write_text(json.dumps({"delay_s": DELAY_S, "ended_s": raw}) + "\n")
+    if asked.only in (None, "flat"):
         units = asked.rows // UNIT_ROWS
         marks = run(4, units, 0.0, 2)
-        ended, memory = [at for at, _ in marks], [mb for _, mb in marks]
-        growth = memory[-1] - memory[len(memory) // 10]
+        ended, tenth = [mark.at for mark in marks], marks[len(marks) // 10]
+        growth = marks[-1].rss_mb - tenth.rss_mb
+        cpu_ms = 1000 * (marks[-1].cpu_s - tenth.cpu_s) / (len(marks) - 1 - len(marks) // 10)
         rows_per_s = (len(ended) - 1) * UNIT_ROWS / (ended[-1] - ended[0])
         print(
-            f"{units * UNIT_ROWS} rows  {rows_per_s:.0f} rows/s  flatness {flatness(ended):.3f}  driver +{growth:.0f} MB",
+            f"{units * UNIT_ROWS} rows  {rows_per_s:.0f} rows/s  flatness {flatness(ended):.3f}  "
+            f"driver +{growth:.0f} MB, {cpu_ms:.1f} ms of CPU per unit",
             flush=True,
         )
         found |= {"rows": units * UNIT_ROWS, "flat_rows_per_s": rows_per_s, "rows_per_s_flatness": flatness(ended)}
-        found |= {"driver_rss_growth_mb": growth}
+        found |= {"driver_rss_growth_mb": growth, "driver_cpu_ms_per_unit": cpu_ms}
+    if asked.only in (None, "api"):
+        seen = api(API_ROWS, API_CONCURRENCY)
+        print("  ".join(f"{name} {value:.1f}" for name, value in seen.items()), flush=True)
+        found |= seen
     found |= {"date": datetime.date.today().isoformat(), "cores": os.cpu_count(), "machine": platform.machine()}
     print(json.dumps(found))
 

@@ -1,6 +1,7 @@
 """client against a scripted server on a real socket: every fault of an OpenAI-compatible endpoint, sorted rightly."""
 
 import asyncio
+import contextlib
 import json
 import threading
 from collections.abc import Iterator
@@ -242,6 +243,33 @@ def test_an_attempt_says_how_much_had_come_when_it_was_cut(server: Server) -> No
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("ends", [True, False], ids=["ends", "stays-open"])
+def test_a_connection_is_used_again_where_its_answer_has_an_end(ends: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DRAIN_S", 0.05)
+    connections = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]))
+                writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (len(GOOD), GOOD))
+                await asyncio.sleep(0.01)
+                writer.write(b"0\r\n\r\n" if ends else b"")
+
+    async def go() -> None:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        async with Client(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as client:
+            for _ in range(3):
+                assert (await client.chat("student", ASKED, 16)).text == "Hello"
+        server.close()
+
+    asyncio.run(go())
+    assert connections == (1 if ends else 3)
+
+
 @pytest.mark.parametrize(
     ("url", "asked"),
     [
@@ -252,5 +280,5 @@ def test_an_attempt_says_how_much_had_come_when_it_was_cut(server: Server) -> No
     ],
 )
 def test_a_url_with_a_path_is_taken_as_it_is(url: str, asked: str) -> None:
-    request = Client(url)._http.build_request("POST", "chat/completions")
+    request = Client(url)._pools[0].build_request("POST", "chat/completions")
     assert str(request.url) == asked

@@ -1,6 +1,7 @@
 """rates on a loop whose clock jumps to the next timer: minutes pass in no time, and exactly."""
 
 import asyncio
+import random
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -137,6 +138,45 @@ def test_in_flight_settles_where_the_server_starts_to_queue() -> None:
         await asyncio.gather(*(one() for _ in range(4000)))
         assert 20 <= sum(seen[2000:]) / len(seen[2000:]) <= 60
         assert 4000 / (now() - started) > 16, "and keeps it busy"
+
+    run(go())
+
+
+def test_thousands_in_flight_are_a_few_rounds_away() -> None:
+    async def go() -> None:
+        places, started = Concurrency(2000), now()
+
+        async def one() -> None:
+            async with places.slot():
+                await asyncio.sleep(8.0)
+                places.answered(8.0)
+
+        waiting = [asyncio.ensure_future(one()) for _ in range(6000)]
+        while places.in_flight < 2000:
+            await asyncio.sleep(1.0)
+        assert now() - started < 120
+        await asyncio.gather(*waiting)
+
+    run(go())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_answers_of_every_length_are_no_queue(seed: int) -> None:
+    """Time to the first token over a factor of ten, by chance alone: nothing to shrink for."""
+    rng = random.Random(seed)
+
+    async def go() -> None:
+        places, seen = Concurrency(500), []
+
+        async def one() -> None:
+            async with places.slot():
+                latency_s = rng.lognormvariate(0.0, 0.6)
+                await asyncio.sleep(latency_s)
+                places.answered(latency_s)
+                seen.append(places.limit)
+
+        await asyncio.gather(*(one() for _ in range(20_000)))
+        assert sum(seen[10_000:]) / 10_000 > 400
 
     run(go())
 

@@ -191,15 +191,20 @@ def encode(row: type[Row], rows: Sequence[Row], metadata: Mapping[str, str] | No
     return sink.getvalue()
 
 
-def decode(row: type[Row], data: bytes, url: str) -> list[Row]:
-    """Rows of one Parquet file. Raises Corrupted when pages fail their checksum or the schema is another one."""
+def table(row: type[Row], data: bytes, url: str) -> pa.Table:
+    """One Parquet file of such rows. Raises Corrupted when pages fail their checksum or the schema is another one."""
     try:
-        table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+        found = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
     except (pa.ArrowInvalid, OSError) as e:
         raise Corrupted(f"{url} is damaged ({e}); move its folder away and run again to make it anew") from e
-    if not table.schema.equals(schema(row), check_metadata=False):  # type: ignore[arg-type]
-        raise Corrupted(f"{url} holds other columns than {row.__name__} rows: {', '.join(table.schema.names)}")
-    return from_table(row, table)
+    if not found.schema.equals(schema(row), check_metadata=False):  # type: ignore[arg-type]
+        raise Corrupted(f"{url} holds other columns than {row.__name__} rows: {', '.join(found.schema.names)}")
+    return found
+
+
+def decode(row: type[Row], data: bytes, url: str) -> list[Row]:
+    """Rows of one Parquet file. Raises Corrupted as `table` does."""
+    return from_table(row, table(row, data, url))
 
 
 def describe(path: str, data: bytes, rows: int = 0) -> File:
@@ -240,5 +245,5 @@ def commit(kind: type[A], url: str, manifest: Manifest) -> A:
 
 __all__ = [
     "MANIFEST", "Artifact", "Checkpoint", "File", "Manifest", "Outcome", "Record", "Table", "commit", "decode",
-    "describe", "describe_folder", "encode", "fingerprint", "load", "write_part",
+    "describe", "describe_folder", "encode", "fingerprint", "load", "table", "write_part",
 ]  # fmt: skip

@@ -6,13 +6,18 @@ Prompts, answers and keys stay out of every message.
 """
 
 import asyncio
+import contextlib
 import datetime
 import email.utils
+import itertools
 import json
+import math
 import random
+import ssl
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -30,6 +35,10 @@ PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 """Statuses that may be gone at the next attempt."""
 REASONING = ("reasoning_content", "reasoning")
 """Where vendors put what a model thinks before it answers."""
+DRAIN_S = 1.0
+"""Longest wait for a stream's own end after its [DONE]: a connection whose answer was not read to the end is closed."""
+POOL = 8
+"""Connections of one pool: at both ends of a request httpcore compares all of a pool's with one another."""
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
 """Hosts asked directly even where HTTP_PROXY is set: a proxy elsewhere cannot reach them and must not see the key."""
 
@@ -74,24 +83,27 @@ class Passing(Exception):
 
 
 class Client:
-    """Requests to one endpoint, over one connection pool. Use it as an async context manager.
+    """Requests to one endpoint, `at_once` of them in flight. Use it as an async context manager.
 
     A base_url without a path gets /v1, one with a path is taken as it is: vendors differ there. timeout_s bounds each
     attempt as a whole, and each silence of `stream`.
     """
 
-    def __init__(self, base_url: str, key: str | None = None, timeout_s: float = 300.0) -> None:
+    def __init__(self, base_url: str, key: str | None = None, timeout_s: float = 300.0, at_once: int = POOL) -> None:
         self.timeout_s = timeout_s
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
-        self._http = httpx.AsyncClient(
-            base_url=base_url.rstrip("/") + ("/" if urlsplit(base_url).path.strip("/") else "/v1/"),
-            headers=headers,
-            timeout=timeout_s,
-            limits=limits,
-            follow_redirects=False,
-            mounts={f"all://{host}": None for host in LOCAL},
-        )
+        self._pools = [
+            httpx.AsyncClient(
+                base_url=base_url.rstrip("/") + ("/" if urlsplit(base_url).path.strip("/") else "/v1/"),
+                headers={"Authorization": f"Bearer {key}"} if key else {},
+                timeout=timeout_s,
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=256),
+                follow_redirects=False,
+                mounts={f"all://{host}": None for host in LOCAL},
+                verify=_tls(),
+            )
+            for _ in range(math.ceil(at_once / POOL))
+        ]
+        self._next = itertools.cycle(self._pools)
 
     async def __aenter__(self) -> Self:
         return self
@@ -99,7 +111,7 @@ class Client:
     async def __aexit__(
         self, kind: type[BaseException] | None, e: BaseException | None, t: TracebackType | None
     ) -> None:
-        await self._http.aclose()
+        await asyncio.gather(*(pool.aclose() for pool in self._pools))
 
     async def chat(
         self, model: str, messages: Sequence[Message], max_tokens: int, temperature: float = 0.0, **sampling: Any
@@ -144,14 +156,19 @@ class Client:
     async def _chunks(self, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """The stream's JSON chunks up to [DONE]; everything else is an error."""
         try:
-            async with self._http.stream("POST", "chat/completions", json=body) as response:
+            async with next(self._next).stream("POST", "chat/completions", json=body) as response:
                 if response.status_code != 200:
                     raise _failure(response)
-                async for line in response.aiter_lines():
+                lines = response.aiter_lines()
+                async for line in lines:
                     if not line.startswith("data:"):
                         continue
                     data = line.removeprefix("data:").strip()
                     if data == "[DONE]":
+                        with contextlib.suppress(TimeoutError, httpx.RequestError):
+                            async with asyncio.timeout(DRAIN_S):
+                                async for _ in lines:
+                                    pass
                         return
                     chunk = json.loads(data)
                     if not _is_chunk(chunk):
@@ -162,6 +179,12 @@ class Client:
         except (json.JSONDecodeError, RecursionError):
             raise Passing("the stream holds broken JSON") from None
         raise Passing("the stream was cut")
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """One for all pools: it takes tens of milliseconds and a megabyte to make."""
+    return httpx.create_ssl_context()
 
 
 def _failure(response: httpx.Response) -> Exception:

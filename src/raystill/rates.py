@@ -15,6 +15,8 @@ FASTER = 0.02
 SLOWEST = 1 / 16
 LATE = 2.0
 """Answers held so many times longer than at best are queueing, and more requests in flight would only queue too."""
+ROUND = 32
+"""Least answers by which latency is judged: fewer say more of their own lengths than of the endpoint."""
 
 
 def _now() -> float:
@@ -82,14 +84,20 @@ class Rate:
 
 
 class Concurrency:
-    """Requests in flight: one more per round of answers while latency holds, fewer when it does not."""
+    """Requests in flight: twice as many after each round of answers while latency holds, fewer when it does not.
+
+    After the first time that it did not, a twentieth more a round (slow start and congestion avoidance, as TCP has them
+    in RFC 5681, but in proportion: thousands in flight would else be hours away).
+    """
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.limit = float(min(START, most))
         self.in_flight = 0
-        self.recent_s: float | None = None
         self.best_s = float("inf")
+        self._growth = 2.0
+        self._round: list[float] = []
+        self._busiest = 0
         self._deaf = 0
         self._turn = asyncio.Condition()
 
@@ -109,13 +117,18 @@ class Concurrency:
     def answered(self, latency_s: float) -> None:
         """An answer came, its first token after so many seconds."""
         self._deaf = max(0, self._deaf - 1)
-        self.recent_s = latency_s if self.recent_s is None else 0.8 * self.recent_s + 0.2 * latency_s
+        self._round.append(latency_s)
+        self._busiest = max(self._busiest, self.in_flight)
+        if len(self._round) < max(ROUND, self.limit):
+            return
+        mean_s, busiest = sum(self._round) / len(self._round), self._busiest
+        self._begin_round()
         # START in flight are no queue: what they wait is the endpoint's best, and measured anew should it have changed.
-        self.best_s = self.recent_s if self.limit <= START else min(self.best_s, self.recent_s)
-        if self.recent_s > LATE * self.best_s:
+        self.best_s = mean_s if self.limit <= START else min(self.best_s, mean_s)
+        if mean_s > LATE * self.best_s:
             self._shrink(0.9)
-        elif self.in_flight >= self.limit / 2:  # else the limit is not what holds it back, and nothing is learnt
-            self.limit = min(float(self.most), self.limit + 1 / self.limit)
+        elif busiest >= self.limit / 2:  # else the limit is not what holds it back, and nothing is learnt
+            self.limit = min(float(self.most), max(self.limit + 1, self.limit * self._growth))
 
     def overloaded(self) -> None:
         """A 429, a 5xx or no answer in time."""
@@ -126,7 +139,13 @@ class Concurrency:
         """Once per round: what was in flight at the last time was sent under the old limit."""
         if not self._deaf:
             self._deaf = self.in_flight
+            self._growth = 1.05
+            self._begin_round()
             self.limit = max(1.0, self.limit * to)
+
+    def _begin_round(self) -> None:
+        self._round.clear()
+        self._busiest = 0
 
 
 class Breaker:

@@ -6,11 +6,12 @@ a resumed run does only units that are not there, and takes over equal units of 
 """
 
 import collections
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from raystill import chat, engine, plugins, recipe
-from raystill.artifacts import Checkpoint, Outcome, Table
+from raystill.artifacts import Checkpoint, File, Outcome, Table
 from raystill.context import Context
 from raystill.errors import Interrupted, OverBudget, StageError
 from raystill.records import Generation
@@ -22,6 +23,10 @@ from raystill.teachers.units import Done, Unit
 VERSION = 2
 EARLY_ROWS = 200
 """Rows after which a run whose teacher mostly fails stops itself."""
+NOTHING: dict[str, Any] = dict.fromkeys(
+    ("rows", "answers", "truncated", "prompt_tokens", "output_tokens", "transient", "cost"), 0
+) | {"errors": {}}
+"""What no unit at all adds up to."""
 
 
 def needs_ray(teacher: recipe.Teacher) -> bool:
@@ -53,30 +58,36 @@ def generate(
     todo, reused = unit.take_over(units, context.url)
 
     context.progress.start(context.label, len(units), "units")
-    done = [published(u) for u in units if u not in todo]
-    for unit_done in done:
-        _advance(context, unit_done, reused=unit_done.counts["rows"])
-    paid = max(_total(done)["cost"], before.counts.get("cost", 0.0) if before else 0.0)
+    waiting, files, counts = set(todo), list[File](), dict(NOTHING)
+    with ThreadPoolExecutor(unit.AT_ONCE) as readers:
+        for there in readers.map(published, (u for u in units if u not in waiting)):
+            files.append(there.file)
+            counts = _sum(counts, there.counts)
+            _advance(context, there, reused=there.counts["rows"])
+    paid = max(counts["cost"], before.counts.get("cost", 0.0) if before else 0.0)
     try:
-        for unit_done in _answers(teacher, model, todo, budget, paid, context):
-            done.append(unit_done)
-            _advance(context, unit_done)
-            _stop_early(done, context.max_error_rate)
+        for done in _answers(teacher, model, todo, budget, paid, context):
+            files.append(done.file)
+            counts = _sum(counts, done.counts)
+            _advance(context, done)
+            if counts["rows"] >= EARLY_ROWS:
+                _refuse_errors(counts, context.max_error_rate)
             if context.stopping.is_set() and needs_ray(teacher):
                 break
     except OverBudget as e:
-        e.add_note(f"{len(done)} of {len(units)} units are done; every answer that was paid for is kept")
+        e.add_note(f"{len(files)} of {len(units)} units are done; every answer that was paid for is kept")
         raise
-    if context.stopping.is_set() and len(done) < len(units):
+    if context.stopping.is_set() and len(files) < len(units):
         raise Interrupted("stopped; finished units are kept: run the same command to go on")
 
-    counts = _total(done) | {"reused_units": len(reused), "units": len(units)}
-    _check(counts, context.max_error_rate, prompts)
+    _check_whole(counts, prompts)
+    _refuse_errors(counts, context.max_error_rate)
+    counts |= {"reused_units": len(reused), "units": len(units)}
     named = teacher.endpoint.model if teacher.endpoint else teacher.model or teacher.recipe or teacher.kind
     facts = {"teacher": named, "kind": teacher.kind}
     if model is not None:
         facts["tokenizer"] = chat.tokenizer_fingerprint(model.folder())
-    files = sorted((d.file for d in done), key=lambda f: f.path)
+    files.sort(key=lambda f: f.path)
     return Outcome("generations", files, Generation.SCHEMA, counts, facts)
 
 
@@ -95,8 +106,10 @@ def _answers(
         return
     if not needs_ray(teacher):
         replica = Replica(block, model)
+        # The last rows of a unit are waited for: there must be about twice as many rows at hand as requests in flight.
+        at_once = max(wide.units_in_flight, teacher.endpoint.concurrency // 100 if teacher.endpoint else 0)
         with driver.spending(replica, context.url, units, budget, paid):
-            yield from driver.in_driver(replica, units, wide.units_in_flight, context.stopping)
+            yield from driver.in_driver(replica, units, at_once, context.stopping)
         return
     engine.refuse_unknown(teacher.engine, "teacher.engine")
     gpus = engine.gpus(teacher.engine) if teacher.kind == "vllm" else 0
@@ -109,37 +122,24 @@ def _advance(context: Context, done: Done, **scalars: float) -> None:
     context.progress.advance(1, rows=counts["rows"], tokens=counts["output_tokens"], rejects=rejects, **scalars)
 
 
-def _total(done: Sequence[Done]) -> dict[str, Any]:
-    errors: collections.Counter[str] = collections.Counter()
-    for d in done:
-        errors.update(d.counts["errors"])
-    summed = {
-        k: sum(d.counts[k] for d in done)
-        for k in ("rows", "answers", "truncated", "prompt_tokens", "output_tokens", "transient", "cost")
-    }
-    return {**summed, "errors": dict(errors)}
+def _sum(counts: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    errors = collections.Counter(counts["errors"]) + collections.Counter(more["errors"])
+    return {k: counts[k] + more[k] for k in NOTHING if k != "errors"} | {"errors": dict(errors)}
 
 
-def _stop_early(done: Sequence[Done], max_error_rate: float) -> None:
-    counts = _total(done)
-    if counts["rows"] >= EARLY_ROWS and sum(counts["errors"].values()) > max_error_rate * counts["rows"]:
-        raise _too_many(counts, max_error_rate)
-
-
-def _check(counts: dict[str, Any], max_error_rate: float, prompts: Table) -> None:
+def _check_whole(counts: Mapping[str, Any], prompts: Table) -> None:
     expected = sum(part.rows for part in prompts.parts("train", "validation"))
     if counts["rows"] != expected:
         raise StageError(
             f"generate holds {counts['rows']} rows for {expected} prompts; move its folder away and run again"
         )
-    if sum(counts["errors"].values()) > max_error_rate * counts["rows"]:
-        raise _too_many(counts, max_error_rate)
 
 
-def _too_many(counts: dict[str, Any], max_error_rate: float) -> StageError:
+def _refuse_errors(counts: Mapping[str, Any], max_error_rate: float) -> None:
     errors = collections.Counter(counts["errors"])
-    reasons = "; ".join(f"{reason} ({n})" for reason, n in errors.most_common(3))
-    return StageError(
-        f"the teacher failed on {errors.total()} of {counts['rows']} rows, more than max_error_rate {max_error_rate}: "
-        f"{reasons}. Mend the rows or the teacher, or raise max_error_rate; finished units are kept"
-    )
+    if errors.total() > max_error_rate * counts["rows"]:
+        reasons = "; ".join(f"{reason} ({n})" for reason, n in errors.most_common(3))
+        raise StageError(
+            f"the teacher failed on {errors.total()} of {counts['rows']} rows, more than max_error_rate {max_error_rate}: "
+            f"{reasons}. Mend the rows or the teacher, or raise max_error_rate; finished units are kept"
+        )

@@ -5,6 +5,7 @@ Units, resuming and taking over equal ones work as in generate; one long Ray Dat
 
 import collections
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from raystill import chat, engine, recipe
@@ -33,7 +34,9 @@ def score(
     units = unit.of(examples, decides | {"tokenizers": written_by}, context.url)
     todo, reused = unit.take_over(units, context.url)
     context.progress.start(context.label, len(units), "units")
-    done = [scored(u) for u in units if u not in todo]
+    waiting = set(todo)
+    with ThreadPoolExecutor(unit.AT_ONCE) as readers:
+        done = list(readers.map(scored, (u for u in units if u not in waiting)))
     for unit_done in done:
         _advance(context, unit_done)
     if todo:

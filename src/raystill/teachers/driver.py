@@ -10,7 +10,7 @@ from typing import cast
 
 from raystill import storage
 from raystill.errors import Interrupted
-from raystill.teachers import Dear
+from raystill.teachers import Dear, kept
 from raystill.teachers.replica import Replica
 from raystill.teachers.units import Done, Unit
 
@@ -65,15 +65,11 @@ def spending(
 
 def _spent_before(folder: str, unfinished: Sequence[Unit], published: float) -> float:
     """What earlier runs of this step have paid: for published units, for answers kept beside them, and in vain."""
-    names = {u.name for u in unfinished}
-    kept = recorded = 0.0
+    recorded = 0.0
     for entry in storage.entries(storage.join(folder, "attempts")):
-        name = entry.url.rpartition("/")[2]
-        if name.endswith(".answered") and name.rsplit(".", 2)[0] in names:
-            kept += sum(g["cost"] for g in json.loads(storage.read(entry.url)))
-        elif name.startswith("spent."):
+        if entry.url.rpartition("/")[2].startswith("spent."):
             recorded = max(recorded, json.loads(storage.read(entry.url))["usd"])
-    return max(recorded, published + kept)
+    return max(recorded, published + kept.cost(folder, {u.name for u in unfinished}))
 
 
 def _record(folder: str, usd: float) -> None:

@@ -46,9 +46,10 @@ class Endpoint:
         self.host = urlsplit(self.endpoint.url).hostname
         self.spent = 0.0
         self.budget: float | None = None
-        self.client = Client(self.endpoint.url, key(self.endpoint), self.endpoint.timeout_s)
+        at_once = self.endpoint.concurrency
+        self.client = Client(self.endpoint.url, key(self.endpoint), self.endpoint.timeout_s, at_once)
         self.rate = Rate(self.endpoint.requests_per_minute, self.endpoint.tokens_per_minute)
-        self.concurrency = Concurrency(self.endpoint.concurrency)
+        self.concurrency = Concurrency(at_once)
         self.breaker = Breaker()
         self.stopped: RaystillError | None = None
         self.last_failure = ""

@@ -8,9 +8,7 @@ before each row; a row begun twice without an answer ended its engine twice, and
 import asyncio
 import collections
 import contextlib
-import dataclasses
 import hashlib
-import json
 import math
 import os
 import time
@@ -18,11 +16,13 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import psutil
+import pyarrow.compute as pc
 
 from raystill import artifacts, plugins, recipe, storage
 from raystill.errors import RaystillError, StageError
-from raystill.records import Generation, Prompt, from_mapping
+from raystill.records import Generation, Prompt
 from raystill.teachers import KINDS, EngineDied, RowError, Teacher, failure
+from raystill.teachers.kept import Kept
 from raystill.teachers.units import Done, StartUp, Unit, answer_batch
 
 CAREFUL_ATTEMPT = 3
@@ -68,14 +68,17 @@ class Replica:
         """Answer and publish one unit; the first publisher wins, and its counts are returned."""
         if self.broken:
             raise self.broken
-        prompts = artifacts.decode(Prompt, unit.read(), unit.source)
-        settled = _settled(unit)
+        if await asyncio.to_thread(storage.exists, unit.url):  # another driver's, or ours before a restart
+            return await asyncio.to_thread(published, unit)
+        prompts, settled, attempt = await asyncio.to_thread(_begin, unit)
         asked = [p for p in prompts if p.id not in settled]
-        if _attempt(unit.folder, unit.name) >= self.careful_attempt:
+        if attempt >= self.careful_attempt:
+            kept = Kept(unit)
             async with self._nothing_else():
-                answers = [await self._careful_row(unit, p) for p in asked]
+                answers = [await self._careful_row(unit, p, kept) for p in asked]
         elif getattr(self.teacher, "dear", False):
-            ended = await asyncio.gather(*(self._kept_row(unit, p) for p in asked), return_exceptions=True)
+            kept = await asyncio.to_thread(Kept, unit)
+            ended = await asyncio.gather(*(self._kept_row(unit, p, kept) for p in asked), return_exceptions=True)
             # All are waited for, also when one stops the run: what is on its way is paid for, and kept.
             if stops := [e for e in ended if isinstance(e, BaseException)]:
                 raise stops[0]
@@ -85,8 +88,7 @@ class Replica:
         settled |= {p.id: rows for p, rows in zip(asked, answers, strict=True)}
         for prompt in prompts:
             _refuse_swapped(prompt, settled[prompt.id])
-        storage.put_if_absent(unit.url, artifacts.encode(Generation, [g for p in prompts for g in settled[p.id]]))
-        return published(unit)
+        return await asyncio.to_thread(_publish, unit, [g for p in prompts for g in settled[p.id]])
 
     async def _row(self, unit: Unit, prompt: Prompt, alone: bool = False) -> list[Generation]:
         try:
@@ -105,6 +107,8 @@ class Replica:
 
     async def _answer(self, prompt: Prompt, alone: bool) -> list[Generation]:
         """The teacher's answers. Raises EngineDied when, with rows in flight, none has been answered for stall_s."""
+        if self.teacher.local:
+            return await self.teacher.answer(prompt)
         async with self.door:
             await self.door.wait_for(lambda: alone or not self.alone)
             if not self.in_flight:
@@ -137,22 +141,27 @@ class Replica:
                 self.alone = False
                 self.door.notify_all()
 
-    async def _careful_row(self, unit: Unit, prompt: Prompt) -> list[Generation]:
-        if (kept := _kept(unit, prompt)) is not None:
-            return kept
-        if _attempt(unit.folder, _row_name(unit, prompt)) > ROW_ATTEMPTS:
+    async def _careful_row(self, unit: Unit, prompt: Prompt, kept: Kept) -> list[Generation]:
+        if prompt.id in kept.rows:
+            return kept.rows[prompt.id]
+        row = f"{unit.name}.{hashlib.sha256(prompt.id.encode()).hexdigest()[:12]}"
+        if _attempt(unit.folder, row) > ROW_ATTEMPTS:
             return [failure(prompt, "ended its engine")]
-        return await self._kept_row(unit, prompt, alone=True)
+        return await self._kept_row(unit, prompt, kept, alone=True)
 
-    async def _kept_row(self, unit: Unit, prompt: Prompt, alone: bool = False) -> list[Generation]:
-        """A row whose answers are kept by themselves, so that a unit begun anew does not ask for them again."""
-        if (kept := _kept(unit, prompt)) is not None:
-            return kept
+    async def _kept_row(self, unit: Unit, prompt: Prompt, kept: Kept, alone: bool = False) -> list[Generation]:
+        """A row whose answers are kept by themselves."""
+        if prompt.id in kept.rows:
+            return kept.rows[prompt.id]
         answers = await self._row(unit, prompt, alone)
         if not any(g.transient for g in answers):
-            said = json.dumps([dataclasses.asdict(g) for g in answers]).encode()
-            storage.put_if_absent(_kept_url(unit, prompt), said)
+            await kept.keep(answers)
         return answers
+
+
+def _begin(unit: Unit) -> tuple[list[Prompt], dict[str, list[Generation]], int]:
+    """A unit's prompts, rows of an earlier outcome that need not be made anew, and the number of this attempt."""
+    return artifacts.decode(Prompt, unit.read(), unit.source), _settled(unit), _attempt(unit.folder, unit.name)
 
 
 def _settled(unit: Unit) -> dict[str, list[Generation]]:
@@ -162,19 +171,6 @@ def _settled(unit: Unit) -> dict[str, list[Generation]]:
         for g in artifacts.decode(Generation, storage.read(unit.before), unit.before):
             rows.setdefault(g.id, []).append(g)
     return {i: found for i, found in rows.items() if not any(g.transient for g in found)}
-
-
-def _row_name(unit: Unit, prompt: Prompt) -> str:
-    return f"{unit.name}.{hashlib.sha256(prompt.id.encode()).hexdigest()[:12]}"
-
-
-def _kept_url(unit: Unit, prompt: Prompt) -> str:
-    return storage.join(unit.folder, "attempts", f"{_row_name(unit, prompt)}.answered")
-
-
-def _kept(unit: Unit, prompt: Prompt) -> list[Generation] | None:
-    url = _kept_url(unit, prompt)
-    return [from_mapping(Generation, g) for g in json.loads(storage.read(url))] if storage.exists(url) else None
 
 
 def _refuse_swapped(prompt: Prompt, answers: Sequence[Generation]) -> None:
@@ -195,21 +191,23 @@ def _end_process() -> None:
     os._exit(1)
 
 
+def _publish(unit: Unit, rows: Sequence[Generation]) -> Done:
+    storage.put_if_absent(unit.url, artifacts.encode(Generation, rows))
+    return published(unit)
+
+
 def published(unit: Unit) -> Done:
     """What a published unit holds, read back and verified."""
-    data, rows = unit.outcome(Generation)
-    errors = collections.Counter(g.error for g in rows if g.error)
+    data, columns = unit.outcome(Generation)
+    errors = collections.Counter(e for e in columns["error"].to_pylist() if e)
     counts = {
-        "rows": len({g.id for g in rows}),
-        "answers": sum(g.error is None for g in rows),
+        "rows": pc.count_distinct(columns["id"]).as_py(),
+        "answers": columns.num_rows - errors.total(),
         "errors": dict(errors),
-        "truncated": sum(g.finish_reason == "length" for g in rows),
-        "prompt_tokens": sum(g.prompt_tokens for g in rows),
-        "output_tokens": sum(g.output_tokens for g in rows),
-        "transient": sum(g.transient for g in rows),
-        "cost": sum(g.cost for g in rows),
+        "truncated": columns["finish_reason"].to_pylist().count("length"),
+        **{k: sum(columns[k].to_pylist()) for k in ("prompt_tokens", "output_tokens", "transient", "cost")},
     }
-    return Done(artifacts.describe(unit.name, data, len(rows)), counts)
+    return Done(artifacts.describe(unit.name, data, columns.num_rows), counts)
 
 
 def _attempt(folder: str, name: str) -> int:

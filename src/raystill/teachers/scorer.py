@@ -91,6 +91,8 @@ class Scorer:
         """Score and publish one unit; the first publisher wins, and its counts are returned."""
         if self.broken:
             raise self.broken
+        if storage.exists(unit.url):  # another driver's, or ours before a restart
+            return scored(unit)
         examples = artifacts.decode(Example, unit.read(), unit.source)
         rejected: collections.Counter[str] = collections.Counter()
         asked = [(example, self._asked(example)) for example in examples]

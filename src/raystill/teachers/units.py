@@ -3,10 +3,14 @@
 import hashlib
 import json
 import os
+import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+import pyarrow as pa
 
 from raystill import artifacts, storage
 from raystill.artifacts import Table
@@ -15,6 +19,8 @@ from raystill.records import Row, Split
 
 SPLITS: tuple[Split, ...] = ("train", "validation")
 """Test rows are never shown to a teacher."""
+AT_ONCE = 16
+"""Finished units read or copied at once: on S3 each waits tens of milliseconds, and a resumed run may have 100,000."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +46,11 @@ class Unit:
             raise Corrupted(f"{self.source} does not match its checksum; move its folder away and run again")
         return data
 
-    def outcome(self, row: type[Row]) -> tuple[bytes, list[Row]]:
-        """What is published, as stored and as rows. Raises Corrupted when it is damaged."""
+    def outcome(self, row: type[Row]) -> tuple[bytes, pa.Table]:
+        """What is published, as stored and as a table. Raises Corrupted when it is damaged."""
         data = storage.read(self.url)
         try:
-            return data, artifacts.decode(row, data, self.url)
+            return data, artifacts.table(row, data, self.url)
         except Corrupted as e:
             raise Corrupted(
                 f"{self.url} is damaged; move this file away and run again: only its rows are made anew"
@@ -117,13 +123,22 @@ def retried(units: Sequence[Unit], before: Table, transient: Callable[[Unit], in
 
 
 def take_over(units: Sequence[Unit], folder: str) -> tuple[list[Unit], set[str]]:
-    """Units still to do, after equal ones of other runs under this root were copied here; and the names of those."""
+    """Units still to do, after equal ones of other runs under this root were copied here; and the names of those.
+
+    The order is random: several drivers may do the units of one folder, and then seldom begin the same one.
+    """
     there = {entry.url for entry in storage.entries(folder)}
     wanted = {u.name: u for u in units if u.url not in there}
-    found: set[str] = set()
+    found: dict[str, str] = {}
     for entry in storage.entries(os.path.dirname(folder)) if wanted else []:  # noqa: PTH120  an s3 URL is no Path
         name = entry.url.rpartition("/")[2]
-        if name in wanted and name not in found:
-            storage.put_if_absent(storage.join(folder, name), storage.read(entry.url))
-            found.add(name)
-    return [u for u in wanted.values() if u.name not in found], found
+        if name in wanted:
+            found.setdefault(name, entry.url)
+
+    def copy(name: str) -> None:
+        storage.put_if_absent(storage.join(folder, name), storage.read(found[name]))
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(copy, found))
+    todo = [u for u in wanted.values() if u.name not in found]
+    return random.sample(todo, len(todo)), set(found)
