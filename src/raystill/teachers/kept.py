@@ -35,12 +35,9 @@ class Kept:
         async with self._turn:
             if not self._waiting:  # they went with those of the row before
                 return
-            going, self._waiting = self._waiting, []
-            try:
-                await asyncio.to_thread(self._store, going)
-            except BaseException:
-                self._waiting = going + self._waiting
-                raise
+            going = list(self._waiting)
+            await asyncio.to_thread(self._store, going)
+            del self._waiting[: len(going)]
 
     def _store(self, rows: Sequence[Sequence[Generation]]) -> None:
         said = json.dumps([[dataclasses.asdict(g) for g in answers] for answers in rows]).encode()
@@ -51,4 +48,4 @@ def cost(folder: str, units: set[str]) -> float:
     """What the answers kept for these units below a step's folder have cost, in the currency of the recipe's prices."""
     entries = storage.entries(storage.join(folder, FOLDER))
     ours = (e.url for e in entries if e.url.split("/")[-2] in units)
-    return sum(g["cost"] for url in ours for answers in json.loads(storage.read(url)) for g in answers)
+    return sum(float(g["cost"]) for url in ours for answers in json.loads(storage.read(url)) for g in answers)

@@ -38,7 +38,8 @@ class PromptLogprobs:
             "enable_prefix_caching": False,  # a prefix taken from the cache has no logits
             "enable_chunked_prefill": True,
             "max_num_batched_tokens": tokens,
-            "max_num_seqs": min(tokens, teacher.engine.get("max_num_seqs", STEP_TOKENS)),  # vLLM wants no more than tokens
+            # vLLM wants no more than tokens
+            "max_num_seqs": min(tokens, teacher.engine.get("max_num_seqs", STEP_TOKENS)),
         }
         try:
             self.llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**asked, disable_log_stats=True))
