@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import os
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -20,7 +21,11 @@ class Proxy(ThreadingHTTPServer):
     daemon_threads = True
     behind: str
     faults: list[str]
-    puts: int
+    fetched: list[str]
+    """Paths of GET requests, in order."""
+    wait_s = 0.0
+    blind = False
+    """Whether it ignores If-None-Match, as some stores do."""
 
 
 class Forward(BaseHTTPRequestHandler):
@@ -35,6 +40,11 @@ class Forward(BaseHTTPRequestHandler):
                 int(fault), b"<Error><Code>%s</Code></Error>" % (b"SlowDown" if fault == "503" else b"AccessDenied")
             )
             return
+        time.sleep(self.server.wait_s)
+        if self.command == "GET":
+            self.server.fetched.append(urlsplit(self.path).path)
+        if self.server.blind:
+            del self.headers["If-None-Match"]
         link = http.client.HTTPConnection(urlsplit(self.server.behind).netloc)
         link.request(self.command, self.path, body, dict(self.headers))
         found = link.getresponse()
@@ -92,7 +102,7 @@ def s3_server() -> Iterator[str]:
 def before_s3() -> Iterator[Proxy]:
     """A proxy in front of the server, which AWS_ENDPOINT_URL then names."""
     proxy = Proxy(("127.0.0.1", 0), Forward)
-    proxy.behind, proxy.faults = os.environ["AWS_ENDPOINT_URL"], []
+    proxy.behind, proxy.faults, proxy.fetched = os.environ["AWS_ENDPOINT_URL"], [], []
     threading.Thread(target=proxy.serve_forever, daemon=True).start()
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.server_address[1]}")

@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,12 @@ def gpus(engine: Mapping[str, Any]) -> int:
     return int(engine.get("tensor_parallel_size", 1)) * int(engine.get("pipeline_parallel_size", 1))
 
 
+def in_placement_group() -> bool:
+    """Whether this process is an actor whose placement group vLLM's workers are to fill."""
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized() and ray.util.get_current_placement_group() is not None
+
+
 def refuse_owned(engine: Mapping[str, Any], where: str) -> None:
     """Raise RecipeError for an engine argument that raystill sets itself."""
     for key in engine:
@@ -61,7 +68,7 @@ def refuse_unknown(engine: Mapping[str, Any], where: str) -> None:
             raise RecipeError(f"{where}.{key} is no vLLM engine argument; {hint}")
 
 
-def environment(cpus: int) -> dict[str, str]:
+def environment(cpus: int, on_gpu: bool) -> dict[str, str]:
     """Environment of an engine process with so many cores.
 
     Ray sets OMP_NUM_THREADS to the actor's num_cpus, and vLLM on CPU follows it: an engine without its cores runs at
@@ -73,7 +80,7 @@ def environment(cpus: int) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    if has_gpu():
+    if on_gpu:
         return quiet
     return quiet | {
         "OMP_NUM_THREADS": str(cpus),
@@ -87,7 +94,8 @@ def environment(cpus: int) -> dict[str, str]:
 def arguments(model: str, engine: Mapping[str, Any]) -> dict[str, Any]:
     """vLLM engine arguments for a model folder or hub id: the machine's defaults, then the recipe's own."""
     if has_gpu():
-        return {"model": model, **engine}
+        spread = {"distributed_executor_backend": "ray"} if in_placement_group() else {}
+        return {"model": model, **spread, **engine}
     fitted = {
         "dtype": "float32",
         "enforce_eager": True,
@@ -96,6 +104,12 @@ def arguments(model: str, engine: Mapping[str, Any]) -> dict[str, Any]:
         "enable_chunked_prefill": False,
     }
     return {"model": model, **fitted, **engine}
+
+
+def context_tokens(model: str, engine: Mapping[str, Any]) -> int:
+    """Tokens of prompt and answer that an engine with these arguments takes."""
+    asked = arguments(model, engine).get("max_model_len")
+    return asked if isinstance(asked, int) and asked > 0 else context_length(model)
 
 
 def context_length(model: str) -> int:
