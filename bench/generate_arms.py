@@ -132,7 +132,9 @@ def raystill(job: Job) -> Result:
 def bare(job: Job, seeded: bool = True) -> Result:
     """AsyncLLM alone, asked with token ids made before; as many requests in flight as Ray's own wrapper allows."""
     called = time.time()
-    os.environ.update(engine.environment(os.cpu_count() or 1))  # before torch is imported, or OMP does not see it
+    os.environ.update(
+        engine.environment(os.cpu_count() or 1, engine.has_gpu())
+    )  # before torch is imported, or OMP does not see it
     from vllm import AsyncEngineArgs, SamplingParams
     from vllm.sampling_params import RequestOutputKind
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -174,7 +176,7 @@ def ray_data_llm(job: Job, best: bool) -> Result:
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
     cpus = os.cpu_count() or 1
-    environment = engine.environment(cpus)
+    environment = engine.environment(cpus, engine.has_gpu())
     arguments = {k: v for k, v in engine.arguments(job.model, job.engine()).items() if k != "model"}
     bundle = {"CPU": cpus if best else 1} | ({"GPU": 1} if engine.has_gpu() else {})
     if best:

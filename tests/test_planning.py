@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from raystill import planning
+from raystill import memory, planning, printed
 from raystill.errors import Problem
 
 
@@ -157,3 +157,50 @@ def test_an_endpoints_key_and_price_are_looked_for(
     made = planning.plan(recipe(tmp_path, teacher=ENDPOINT.format(more), **lines))
     assert len(made.problems) == bool(says)
     assert all(s in problems(made.problems) for s in says)
+
+
+@pytest.mark.parametrize(
+    ("engine", "generate", "says"),
+    [
+        (
+            "{tensor_parallel_size: 2}",
+            "{tensor_parallel: 4}",
+            "tensor_parallel_size is 2 and compute.generate.tensor_par",
+        ),
+        ("{pipeline_parallel_size: 2}", "{pipeline_parallel: 1}", "keep one of them"),
+        ("{}", "{tensor_parallel: 3}", "does not divide the 4 attention heads"),
+        ("{tensor_parallel_size: two}", "{}", "whole numbers from 1"),
+        ("{}", "{tensor_parallel: 4, gpus: 2}", "leave compute.generate.gpus out"),
+        ("{tensor_parallel_size: 2}", "{tensor_parallel: 2, gpus: 2}", ""),
+    ],
+)
+def test_how_an_engine_is_split_is_said_once_and_fits_the_model(
+    tmp_path: Path, engine: str, generate: str, says: str
+) -> None:
+    teacher = f"{{model: {tmp_path / 'model'}, engine: {engine}}}"
+    path = recipe(tmp_path, teacher=teacher, compute=f"{{generate: {generate}}}")
+    found = planning.plan(path).problems
+    assert len(found) == bool(says)
+    assert says in problems(found)
+    assert all(problem.where == f"{path}:5" for problem in found)
+
+
+def test_a_model_too_large_for_this_machines_gpu_is_found_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "gpu_bytes", lambda: 150 * 10**6)
+    path = recipe(tmp_path, teacher=f"{{model: {tmp_path / 'model'}}}")
+    with (tmp_path / "model" / "model.safetensors").open("wb") as file:
+        file.truncate(200 * 10**6)
+    assert "is too large: each GPU must hold 0.2 GB of weights" in problems(planning.plan(path).problems)
+    monkeypatch.setattr(memory, "gpu_bytes", lambda: 250 * 10**6)
+    made = planning.plan(path)
+    assert not made.problems
+    assert "each GPU must hold 0.2 GB of weights" in printed.steps(made)
+
+
+def test_plan_shows_the_node_shape_and_the_bundles_of_an_engine_over_several_nodes(tmp_path: Path) -> None:
+    wide = "{generate: {tensor_parallel: 4, pipeline_parallel: 2, cpus: 8}}"
+    shown = printed.steps(planning.plan(recipe(tmp_path, teacher=f"{{model: {tmp_path / 'model'}}}", compute=wide)))
+    assert "one node of 8 GPUs and 8 CPUs, or 2 times 4 GPUs on one node each" in shown
+    assert "a placement group of 8 bundles {GPU: 1}, PACK" in shown

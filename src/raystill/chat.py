@@ -6,14 +6,14 @@ as a server does it, and the answer ends with exactly one stop token. No tensors
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from raystill.errors import ModelError
 from raystill.recipe import Turn
-from raystill.records import Message
+from raystill.records import Message, Prompt
 
 Tokenizer = Any
 """A transformers tokenizer; transformers ships no types."""
@@ -118,6 +118,19 @@ def prompt_ids(
 ) -> list[int]:
     """Ids of what the model sees when it is asked to answer."""
     return _ids(tokenizer, text(tokenizer, messages, tools, ask=True, arguments=arguments))
+
+
+def too_long(
+    tokenizer: Tokenizer,
+    prompts: Iterable[Prompt],
+    system: str | None,
+    examples: Sequence[Turn],
+    arguments: Mapping[str, Any],
+    context_tokens: int,
+) -> list[str]:
+    """Ids of the prompts that, seen like this, leave no token of a context for an answer."""
+    views = ((p, view(p.messages, system, examples)) for p in prompts)
+    return [p.id for p, seen in views if len(prompt_ids(tokenizer, seen, p.tools, arguments)) >= context_tokens]
 
 
 @lru_cache(maxsize=16)

@@ -8,9 +8,22 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from raystill import engine, filters, losses, models, plugins, sources, storage, tasks, teachers, trackers
+from raystill import (
+    engine,
+    filters,
+    losses,
+    memory,
+    models,
+    placement,
+    plugins,
+    sources,
+    storage,
+    tasks,
+    teachers,
+    trackers,
+)
 from raystill.errors import Problem, RaystillError, RecipeError
-from raystill.recipe import ByColumn, Cut, Structured, Student, Teacher
+from raystill.recipe import ByColumn, Cut, Generate, Structured, Student, Teacher
 from raystill.recipe_file import Loc, Located
 from raystill.stages import prepare
 from raystill.teachers import endpoint
@@ -71,7 +84,7 @@ def _teacher(located: Located) -> Iterator[Problem]:
         yield from _attempt(located, (*loc, "engine"), engine.refuse_owned, teacher.engine, where)
         form = teacher.sampling.structured
         yield from _attempt(located, (*loc, "sampling", "structured"), _form, form) if form else ()
-        yield from _attempt(located, (*loc, "engine"), _divides, teacher, where)
+        yield from _attempt(located, (*loc, "engine"), _parallel, teacher, recipe.compute.generate, where)
     if isinstance(recipe.route, ByColumn) and (gone := set(recipe.route.map.values()) - set(recipe.all_teachers())):
         said = f"route.map names no teacher of this recipe: {', '.join(sorted(gone))}"
         yield Problem(located.where("route"), said, f"there are: {', '.join(recipe.all_teachers())}")
@@ -114,16 +127,32 @@ def _form(form: Structured) -> None:
         raise RecipeError(f"regex does not compile: {e}; mend it there") from e
 
 
-def _divides(teacher: Teacher, where: str) -> None:
-    """Raise RecipeError when the model's attention heads cannot be dealt to so many GPUs."""
+def _parallel(teacher: Teacher, wide: Generate, where: str) -> None:
+    """Raise when a model cannot be dealt to so many GPUs, is too large for them, or their number is said in two ways."""
+    for kind, size in (("tensor", wide.tensor_parallel), ("pipeline", wide.pipeline_parallel)):
+        own = teacher.engine.get(f"{kind}_parallel_size", size)
+        if size is not None and own != size:
+            raise RecipeError(
+                f"{where}.{kind}_parallel_size is {own} and compute.generate.{kind}_parallel is {size}; keep one of them"
+            )
+    asked = placement.asked(teacher.kind, teacher.engine, wide) or {}
+    tensor, pipeline = (asked.get(f"{kind}_parallel_size", 1) for kind in ("tensor", "pipeline"))
+    if not all(isinstance(size, int) and size > 0 for size in (tensor, pipeline)):
+        raise RecipeError(f"{where}: tensor_parallel_size and pipeline_parallel_size are whole numbers from 1; e.g. 2")
+    if wide.gpus and tensor * pipeline not in (1, wide.gpus):
+        raise RecipeError(
+            f"compute.generate.gpus is {wide.gpus}, and an engine of tensor_parallel {tensor} and pipeline_parallel "
+            f"{pipeline} holds {tensor * pipeline}; leave compute.generate.gpus out"
+        )
     heads = (models.config(teacher.model) or {}).get("num_attention_heads") if teacher.model else None
-    parallel = teacher.engine.get("tensor_parallel_size", 1)
-    if isinstance(heads, int) and isinstance(parallel, int) and parallel > 0 and heads % parallel:
+    if isinstance(heads, int) and heads % tensor:
         fits = [n for n in (1, 2, 4, 8, 16) if heads % n == 0]
         raise RecipeError(
-            f"{where}.tensor_parallel_size {parallel} does not divide the {heads} attention heads of {teacher.model}; "
+            f"{where}.tensor_parallel_size {tensor} does not divide the {heads} attention heads of {teacher.model}; "
             f"take one of {', '.join(map(str, fits))}"
         )
+    if teacher.kind == "vllm" and teacher.model:
+        memory.refuse(teacher.model, asked, memory.gpu_bytes())
 
 
 def _students(located: Located) -> Iterator[Problem]:

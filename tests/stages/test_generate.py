@@ -132,7 +132,8 @@ def test_too_few_cpus_are_refused_with_the_arithmetic(tmp_path: Path) -> None:
     prompts = prompts_of(tmp_path, [["a"]])
     wide = Compute.model_validate({"generate": {"cpus": 1000}})
     with pytest.raises(
-        ResourceError, match=r"one generate replica of 1000 CPUs.*needs 1000 CPUs and this Ray cluster has"
+        ResourceError,
+        match=r"one generate replica needs 1000 CPUs and 0 GPUs on one node; the nodes of this Ray cluster are 1 of",
     ):
         generate.generate(SCRIPTED, None, prompts, None, None, context(tmp_path, "a", wide))
 

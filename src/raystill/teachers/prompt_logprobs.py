@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from raystill import engine, models, recipe, targets
+from raystill import engine, memory, models, recipe, targets
 from raystill.errors import ModelError, ResourceError, StageError
 from raystill.teachers.scorer import Asked
 
@@ -30,6 +30,7 @@ class PromptLogprobs:
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        memory.refuse(model, teacher.engine, memory.gpu_bytes())
         self.k = score.k
         self.vocabulary = int((models.config(model) or {}).get("vocab_size", 0))
         tokens = step_tokens(self.vocabulary, spare_bytes(teacher.engine))
