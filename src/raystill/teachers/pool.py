@@ -51,11 +51,11 @@ def over_replicas(
                 min_size=fit if spread else min(least, fit),
                 max_size=fit,
                 max_tasks_in_flight_per_actor=2 * wide.units_in_flight,
+                max_concurrent_calls_per_actor=wide.units_in_flight,
             ),
             num_cpus=cpus,
             num_gpus=0 if spread else shape.gpus,
             ray_remote_args_fn=place,
-            max_concurrency=wide.units_in_flight,
             runtime_env={"env_vars": engine.environment(cpus, shape.gpus > 0)},
         )
         try:
