@@ -56,6 +56,7 @@ def test_a_run_killed_at_any_step_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
     kill_at_every_step(moment, tmp_path, f"{tmp_path}/runs", monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_run_killed_at_any_step_on_s3_goes_on(
     s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
