@@ -283,4 +283,4 @@ def _s3_errors(url: str) -> Iterator[None]:
                 ) from None
         raise StorageError(f"{url}: the store answers {code or e}; run the same command again to resume") from None
     except BotoCoreError as e:
-        raise StorageError(f"{url}: {e}; check credentials, AWS_REGION and AWS_ENDPOINT_URL") from None
+        raise StorageError(f"{url}: {e}; check the network, credentials, AWS_REGION and AWS_ENDPOINT_URL") from None

@@ -30,8 +30,9 @@ CAREFUL_ATTEMPT = 3
 
 STALL_LOOK_S = 5.0
 """Time between two looks whether anything was answered."""
-ENGINE_DEATHS = 3
-"""Deaths of engines that had answered nothing at all, before the run gives up: then no row is to blame."""
+ENGINE_DEATHS = 4
+"""Deaths of engines that had answered nothing at all, before the run gives up: a row that comes first causes as many, and
+with more no row is to blame."""
 ROW_ATTEMPTS = 2
 """Starts of one row alone before it is given up: once may be a killed run."""
 
