@@ -77,6 +77,12 @@ def problems(found: list[Problem]) -> str:
         ("data", "{train: ROWS, prompt: 'constant {{ 1 }}'}", "names no column"),
         ("teacher", "{kind: vlm, model: x}", "did you mean 'vllm'?"),
         ("teacher", "{model: MODEL, engine: {seed: 1}}", "teacher.engine.seed is set by raystill"),
+        (
+            "teacher",
+            "{model: MODEL, engine: {max_model_length: 9}}",
+            "no vLLM engine argument; did you mean 'max_model_len'?",
+        ),
+        ("serve", "{engine: {max_num_sequence: 9}}", "serve.engine.max_num_sequence is no vLLM engine argument"),
         ("teacher", "{model: ./gone}", "does not exist"),
         ("student", "{init: {from: MODEL, layers: [0, 7]}}", "layers 0 to 1, not 7"),
         ("student", "{model: MODEL, train: {epochs: -1}}", "train.epochs"),
@@ -90,6 +96,7 @@ def problems(found: list[Problem]) -> str:
         ("teacher", "{model: MODEL, engine: {tensor_parallel_size: 3}}", "does not divide the 4 attention heads"),
         ("route", "{by: x, map: {a: nobody}}", "names no teacher of this recipe: nobody"),
         ("evaluate", "{max_tokens: 2048}", "could not be compared on the same rows"),
+        ("serve", "{engine: {max_model_len: 512}}", "have a context of 512"),
         ("trackers", "[tensorbord]", "did you mean 'tensorboard'?"),
         ("root", "ROWS/runs", "not writable"),
     ],
@@ -202,5 +209,11 @@ def test_a_model_too_large_for_this_machines_gpu_is_found_offline(
 def test_plan_shows_the_node_shape_and_the_bundles_of_an_engine_over_several_nodes(tmp_path: Path) -> None:
     wide = "{generate: {tensor_parallel: 4, pipeline_parallel: 2, cpus: 8}}"
     shown = printed.steps(planning.plan(recipe(tmp_path, teacher=f"{{model: {tmp_path / 'model'}}}", compute=wide)))
+    assert "how much its weights take is seen when they are there" in shown
     assert "one node of 8 GPUs and 8 CPUs, or 2 times 4 GPUs on one node each" in shown
     assert "a placement group of 8 bundles {GPU: 1}, PACK" in shown
+
+
+def test_a_teacher_behind_a_url_is_asked_the_held_out_rows_too(tmp_path: Path) -> None:
+    labels = [s.label for s in planning.plan(recipe(tmp_path, teacher=ENDPOINT.format(""))).steps]
+    assert labels[-5:] == ["answer teacher", "answer baseline", "measure baseline", "answer student", "measure student"]
