@@ -195,7 +195,9 @@ def _comparable(located: Located) -> Iterator[Problem]:
         named[name] = (model, recipe.serve.engine)
     asked = recipe.evaluate.max_tokens
     for name, (model, served) in named.items():
-        config = models.config(model) if model and Path(model, "config.json").is_file() else None
+        if not model:
+            continue
+        config = models.config(model) if Path(model, "config.json").is_file() else None
         context = served.get("max_model_len") or (config or {}).get("max_position_embeddings")
         if isinstance(context, int) and 0 < context <= asked:
             yield Problem(
