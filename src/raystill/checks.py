@@ -81,7 +81,8 @@ def _teacher(located: Located) -> Iterator[Problem]:
         if teacher.recipe and not Path(teacher.recipe).is_file():
             yield Problem(located.where(*loc, "recipe"), f"{teacher.recipe} does not exist", "check the path")
         where = f"teachers.{name}.engine" if recipe.teachers else "teacher.engine"
-        yield from _attempt(located, (*loc, "engine"), engine.refuse_owned, teacher.engine, where)
+        for refuse in (engine.refuse_owned, engine.refuse_unknown):
+            yield from _attempt(located, (*loc, "engine"), refuse, teacher.engine, where)
         form = teacher.sampling.structured
         yield from _attempt(located, (*loc, "sampling", "structured"), _form, form) if form else ()
         yield from _attempt(located, (*loc, "engine"), _parallel, teacher, recipe.compute.generate, where)
@@ -188,14 +189,17 @@ def _layers(located: Located, loc: Loc, student: Student, cut: Cut) -> Iterator[
 def _comparable(located: Located) -> Iterator[Problem]:
     """Models that cannot both be asked the same rows: one whose context an answer fills leaves no room for a prompt."""
     recipe = located.recipe
-    named = {"teacher": recipe.teacher.model}
+    named = {"teacher": (recipe.teacher.model, recipe.serve.engine | recipe.teacher.engine)}
     for name, student in recipe.all_students().items():
-        named[name] = student.init.from_ if isinstance(student.init, Cut) else student.model
+        model = student.init.from_ if isinstance(student.init, Cut) else student.model
+        named[name] = (model, recipe.serve.engine)
     asked = recipe.evaluate.max_tokens
-    for name, model in named.items():
-        config = models.config(model) if model and Path(model, "config.json").is_file() else None
-        context = config.get("max_position_embeddings") if config else None
-        if isinstance(context, int) and asked >= context:
+    for name, (model, served) in named.items():
+        if not model:
+            continue
+        config = models.config(model) if Path(model, "config.json").is_file() else None
+        context = served.get("max_model_len") or (config or {}).get("max_position_embeddings")
+        if isinstance(context, int) and 0 < context <= asked:
             yield Problem(
                 located.where("evaluate", "max_tokens"),
                 f"{name} ({model}) has a context of {context} tokens, and answers of {asked} leave no room for a prompt: "
@@ -206,7 +210,8 @@ def _comparable(located: Located) -> Iterator[Problem]:
 
 def _owned(located: Located) -> Iterator[Problem]:
     recipe = located.recipe
-    yield from _attempt(located, ("serve", "engine"), engine.refuse_owned, recipe.serve.engine, "serve.engine")
+    for refuse in (engine.refuse_owned, engine.refuse_unknown):
+        yield from _attempt(located, ("serve", "engine"), refuse, recipe.serve.engine, "serve.engine")
     for line in zero.refuse_owned(recipe.train.deepspeed):
         what, _, fix = line.partition("; ")
         yield Problem(located.where("train", "deepspeed"), what, fix)

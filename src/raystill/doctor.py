@@ -30,10 +30,6 @@ def examine(plan: Plan) -> Iterator[Finding]:
     if recipe is None:
         return
     yield _look("store refuses a second writer of one name", storage.probe, recipe.root)
-    engines = {f"{n}'s engine": t.engine for n, t in recipe.all_teachers().items()}
-    for where, keys in {**engines, "serve.engine": recipe.serve.engine}.items():
-        if keys:
-            yield _look(f"{where}: arguments that vLLM knows", engine.refuse_unknown, keys, where)
     for name in _paths(recipe):
         yield _look(f"data {name} can be read", _readable, name)
     for role, model in _models(recipe):

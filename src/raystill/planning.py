@@ -108,11 +108,12 @@ def needs(recipe: Recipe) -> Iterator[str]:
         if shape.gpus < (1 if memory.gpu_bytes() else 2):
             continue
         yield f"{name}: each replica needs one node of {shape}"
-        found = memory.need(teacher.model or "", asked or {}) if teacher.kind == "vllm" else None
-        size = memory.gpu_bytes()
-        room = f"this machine's have {size / memory.GB:.1f} GB" if size else "how much they have is not known here"
-        if found:
-            yield f"{name}: each GPU must hold {found}; {room}"
+        if teacher.kind != "vllm":
+            continue
+        found, size = memory.need(teacher.model or "", asked or {}), memory.gpu_bytes()
+        holds = f"each GPU must hold {found}" if found else "how much its weights take is seen when they are there"
+        room = f"this machine's GPUs have {size / memory.GB:.1f} GB" if size else "the GPUs' memory is not known here"
+        yield f"{name}: {holds}; {room}"
 
 
 def resolved(block: Block, prefix: str = "") -> list[tuple[str, Any, str]]:

@@ -13,7 +13,7 @@ from fixtures_openai import Server, good
 from raystill import artifacts
 from raystill.artifacts import Manifest, Table
 from raystill.context import Context
-from raystill.errors import Interrupted, OverBudget, StageError
+from raystill.errors import Interrupted, OverBudget, RecipeError, StageError
 from raystill.recipe import Compute, Evaluate, Teacher
 from raystill.records import Answer, Generation, Message, Prompt
 from raystill.stages import evaluate, generate
@@ -117,6 +117,17 @@ def test_held_out_rows_are_asked_under_the_budget_and_paid_once(server: Server, 
     made = artifacts.decode(Answer, Path(url).read_bytes(), url)
     assert [a.id for a in made] == sorted(p.id for p in evaluate.choose(prompts, config))
     assert {(a.model, a.text, a.output_tokens, a.error) for a in made} == {("teacher", "Hello", 20, None)}
+
+
+def test_a_key_that_is_missing_is_said_before_anything_is_asked(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CANARY_KEY")
+    with pytest.raises(RecipeError, match="export CANARY_KEY="):
+        generate.generate(teacher(server), None, prompts_of(tmp_path), 5.0, None, context(tmp_path))
+    with pytest.raises(RecipeError, match="export CANARY_KEY="):
+        evaluate.answer_paid(Evaluate(), teacher(server), held_out(tmp_path, 12), 5.0, context(tmp_path))
+    assert server.asked == []
 
 
 def test_a_url_that_fails_on_too_many_held_out_rows_stops_the_run(server: Server, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from raystill import artifacts
-from raystill.artifacts import Manifest, Table
+from raystill.artifacts import Checkpoint, Manifest, Table
 from raystill.context import Context
 from raystill.errors import ResourceError
 from raystill.recipe import Compute, Teacher
@@ -21,7 +21,9 @@ pytestmark = pytest.mark.slow
 
 PLACED = """
 import json
+from pathlib import Path
 import ray
+from raystill.artifacts import Checkpoint
 from raystill.teachers import generation
 from raystill.teachers.scripted import Scripted
 
@@ -31,6 +33,11 @@ class Placed(Scripted):
         table = ray.util.placement_group_table(group) if group else {}
         told = {k: table.get(k) for k in ("bundles", "bundles_to_node_id", "strategy")}
         return [generation(prompt, text=json.dumps(told | {"node": ray.get_runtime_context().get_node_id()}))]
+
+class Noted(Checkpoint):
+    def folder(self, cache=None):
+        Path(self.fingerprint, ray.get_runtime_context().get_node_id()).touch()
+        return self.url
 """
 
 
@@ -55,7 +62,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
             cluster.shutdown()
 
 
-def run(root: Path, **wide: object) -> tuple[list[Generation], str]:
+def run(root: Path, model: Checkpoint | None = None, **wide: object) -> tuple[list[Generation], str]:
     """What a teacher that tells where it is answered to two units, and what was said."""
     parts = [
         artifacts.write_part(
@@ -68,7 +75,7 @@ def run(root: Path, **wide: object) -> tuple[list[Generation], str]:
     compute = Compute.model_validate({"generate": wide})
     context = Context(f"{root}/generate/g", compute, Lines(said), 0.0, root)
     teacher = Teacher.model_validate({"kind": "placed_teacher:Placed"})
-    outcome = generate.generate(teacher, None, prompts, None, None, context)
+    outcome = generate.generate(teacher, model, prompts, None, None, context)
     manifest = Manifest("g", 1, "generate", 1, "g", {}, {}, list(outcome.files))
     return list(artifacts.commit(Table, context.url, manifest).rows(Generation)), said.getvalue()
 
@@ -86,6 +93,15 @@ def test_an_engine_too_large_for_a_node_fills_a_placement_group_over_two(nodes: 
         assert sorted(lies) == sorted(nodes * 2)
         assert told["node"] == told["bundles_to_node_id"]["0"]
     assert {group["state"] for group in ray.util.placement_group_table().values()} == {"REMOVED"}
+
+
+def test_weights_are_staged_on_every_node_of_an_engine(nodes: list[str], tiny_model: Path, tmp_path: Path) -> None:
+    from placed_teacher import Noted
+
+    (tmp_path / "staged").mkdir()
+    model = Noted(str(tiny_model), str(tmp_path / "staged"))
+    run(tmp_path, model, cpus=2, tensor_parallel=2, pipeline_parallel=2)
+    assert set(nodes) <= {file.name for file in (tmp_path / "staged").iterdir()}
 
 
 def test_an_engine_that_fits_a_node_needs_no_placement_group(nodes: list[str], tmp_path: Path) -> None:

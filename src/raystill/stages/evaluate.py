@@ -24,7 +24,7 @@ from raystill.errors import DataError, Interrupted, StageError
 from raystill.records import Answer, Generation, Load, Message, Prompt
 from raystill.storage import exists, join, read
 from raystill.teachers import driver
-from raystill.teachers.replica import Replica
+from raystill.teachers.replica import Replica, published
 from raystill.teachers.units import Unit
 
 VERSION = 1
@@ -107,11 +107,13 @@ def answer_paid(
         write_part(folder, config.split, Prompt, chosen[i : i + PAID_ROWS]) for i in range(0, len(chosen), PAID_ROWS)
     ]
     units = [Unit(f"answered-{part.path}", join(folder, part.path), part.sha256, folder) for part in parts]
+    todo = [unit for unit in units if not exists(unit.url)]
+    paid = sum(published(unit).counts["cost"] for unit in units if unit not in todo)
     replica = Replica(asked.model_dump(mode="json", by_alias=True), None)
-    context.progress.start(context.label, len(chosen), "answers")
-    with driver.spending(replica, folder, units, budget, 0.0):
-        for done in driver.in_driver(replica, units, context.compute.generate.units_in_flight, context.stopping):
-            context.progress.advance(done.counts["rows"], tokens=done.counts["output_tokens"])
+    context.progress.start(context.label, len(todo), "units")
+    with driver.spending(replica, folder, todo, budget, paid):
+        for done in driver.in_driver(replica, todo, context.compute.generate.units_in_flight, context.stopping):
+            context.progress.advance(1, rows=done.counts["rows"], tokens=done.counts["output_tokens"])
     if not all(exists(unit.url) for unit in units):
         raise Interrupted("stopped; every answer so far is kept: run the same command to go on")
     said = [g for unit in units for g in decode(Generation, read(unit.url), unit.url)]

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from raystill import artifacts, chat, plugins, recipe, storage, targets
 from raystill.errors import RaystillError
 from raystill.records import Example, Ids, Targets
-from raystill.teachers import fidelity
+from raystill.teachers import fidelity, pool
 from raystill.teachers.fidelity import Kept
 from raystill.teachers.units import Done, StartUp, Unit, answer_batch
 
@@ -74,7 +74,7 @@ class Scorer:
         self.broken: RaystillError | None = None
         self.start_up = StartUp()
         try:
-            folder = model.folder()
+            folder = pool.staged(model)
             self.start_up.mark("weights")
             self.tokenizer = chat.load_tokenizer(folder)
             self.own = {name for name, mark in tokenizers.items() if mark == chat.fingerprint(self.tokenizer)}
