@@ -15,6 +15,7 @@ from raystill.errors import StageError
 from raystill.recipe import Compute, Score, Teacher
 from raystill.records import Example, Ids, Message, Targets
 from raystill.stages import score
+from raystill.teachers import scorer
 from raystill.view import Lines
 
 pytestmark = pytest.mark.slow
@@ -58,7 +59,7 @@ def scored(
 def test_both_engines_say_the_same_and_own_ids_are_kept(tiny_model: Path, tmp_path: Path) -> None:
     table = examples(tmp_path, tiny_model)
     outcome, plain = scored(tmp_path / "a", tiny_model, Score(k=20), table)
-    _, fast = scored(tmp_path / "b", tiny_model, Score(kind="vllm", k=20), table)
+    unseen, fast = scored(tmp_path / "b", tiny_model, Score(kind="vllm", k=20), table)
     assert [t.id for t in plain] == [f"{p}-{i}" for p in range(2) for i in range(6)]
     assert [list(t.completion_ids) for t in plain[:3]] == [[7, 8, 9, 0]] * 3
     for ours, theirs in zip(plain, fast, strict=True):
@@ -67,7 +68,11 @@ def test_both_engines_say_the_same_and_own_ids_are_kept(tiny_model: Path, tmp_pa
         np.testing.assert_allclose(a.logprobs_TK, b.logprobs_TK, atol=2 * targets.STEP)
         np.testing.assert_allclose(a.tail_T, b.tail_T, rtol=5e-3)
     assert outcome.counts["tokens"] == sum(len(t.completion_ids) for t in plain)
-    assert 0 < outcome.counts["mass_kept"] < 1
+    probed, known = outcome.counts["fidelity"], unseen.counts["fidelity"]
+    assert probed["rows"] == known["rows"] == 2 * scorer.PROBE_ROWS
+    assert 0 < probed["mass_kept"] < 1
+    assert known["mass_kept"] == pytest.approx(probed["mass_kept"], rel=1e-3)
+    assert 0 < probed["divergence"] < 1 and known["divergence"] is None
     assert outcome.facts["support"] == "top_k"
 
 
@@ -75,6 +80,7 @@ def test_draws_resume_and_take_over(tiny_model: Path, tmp_path: Path) -> None:
     table = examples(tmp_path, tiny_model)
     config = Score(support="sampled", draws=12, temperature=1.5)
     first, rows = scored(tmp_path, tiny_model, config, table)
+    assert 0 < first.counts["fidelity"]["mass_kept"] < 0.2 and first.counts["fidelity"]["divergence"] > 1
     for row in rows:
         drawn = targets.unpack_sampled(row.packed)
         per_token = np.add.reduceat(drawn.counts_N, drawn.offsets_T1[:-1])
