@@ -105,7 +105,8 @@ class Forward:
         """Bytes that one token takes in the cache, as this model fills it."""
         ids_BL = torch.zeros((1, 8), dtype=torch.long, device=self.device)
         layers = self.model(ids_BL, use_cache=True).past_key_values.layers
-        return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers) // 8
+        held = [value for layer in layers for value in vars(layer).values() if isinstance(value, Tensor)]
+        return max(1, sum(tensor.nbytes for tensor in held) // ids_BL.numel())
 
 
 def batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
