@@ -82,11 +82,11 @@ def rows(path: Path, tokenizer: chat.Tokenizer) -> Iterator[Asked]:
 
 
 def take(source: Iterator[Asked], tokens: int) -> list[Asked]:
-    """Rows until their answers hold so many tokens."""
-    taken, held = [], 0
-    while held < tokens:
-        taken.append(next(source))
-        held += len(taken[-1].completion_ids)
+    """Rows until their answers hold so many tokens, or no more are there."""
+    taken, held = list[Asked](), 0
+    while held < tokens and (row := next(source, None)):
+        taken.append(row)
+        held += len(row.completion_ids)
     return taken
 
 
@@ -98,7 +98,8 @@ def batches(asked: Sequence[Asked], tokens: int) -> Iterator[list[Asked]]:
             yield batch
             batch = []
         batch.append(row)
-    yield batch
+    if batch:
+        yield batch
 
 
 def run(teacher: forward.Forward, student: Any, batch: list[Asked]) -> Batch:
