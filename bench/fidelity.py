@@ -71,13 +71,13 @@ class Pull:
     scale_T1: Tensor | None = None
 
 
-def rows(path: Path, tokenizer: chat.Tokenizer) -> Iterator[Asked]:
-    """Prompts and answers as the teacher sees them, where the prompt is short."""
+def rows(path: Path, tokenizer: chat.Tokenizer, short: float = SHORT) -> Iterator[Asked]:
+    """Prompts and answers as the teacher sees them, where the prompt is at most so many lengths of its answer."""
     for line in path.read_text().splitlines():
         row = json.loads(line)
         encoded = chat.encode(tokenizer, [Message("user", row["question"]), Message("assistant", row["answer"])], [1])
         first = encoded.loss_mask.index(True)
-        if first <= SHORT * (len(encoded.input_ids) - first):
+        if first <= short * (len(encoded.input_ids) - first):
             yield Asked(encoded.input_ids[:first], encoded.input_ids[first:])
 
 

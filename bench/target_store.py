@@ -10,9 +10,10 @@ Bytes and errors do not depend on the machine; tokens per second are of one core
 """
 
 import argparse
-import asyncio
 import datetime
+import itertools
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -70,19 +71,19 @@ def synthetic(vocabulary: int, temperature: float, shuffled: bool, rows: int, to
 
 
 def real(folder: str, data: Path, rows: int) -> Source:
-    """What a model thinks of the data's own answers, as `score` asks it."""
-    teacher = recipe.Teacher(kind="reference")
-    asked = [row for row, _ in zip(fidelity.rows(data, chat.load_tokenizer(folder)), range(rows), strict=False)]
-    scorers = [
-        forward.Forward(recipe.Score.model_validate(score), teacher, folder)
-        for score in ({"k": K}, {"support": "sampled", "draws": DRAWS})
-    ]
-    topk, sampled = (asyncio.run(s.distributions(asked)) for s in scorers)
-    completions = (
-        Completion(row.completion_ids, t, s)  # type: ignore[arg-type]
-        for row, t, s in zip(asked, topk, sampled, strict=True)
-    )
-    return Source(f"{Path(folder).name}, {data.parent.name}", scorers[0].vocabulary, completions)
+    """What a model thinks of the data's own answers, by the forward pass that `score` uses."""
+    model = forward.Forward(recipe.Score(), recipe.Teacher(kind="reference"), folder)
+    asked = list(itertools.islice(fidelity.rows(data, chat.load_tokenizer(folder), short=math.inf), rows))
+    rng = np.random.default_rng(0)
+
+    def completions() -> Iterator[Completion]:
+        for batch in fidelity.batches(sorted(asked, key=lambda r: len(r.completion_ids)), fidelity.BATCH_TOKENS):
+            for row, pieces in zip(batch, zip(*model.chunks(batch), strict=True), strict=True):
+                logprobs_TV = torch.cat(pieces).log_softmax(-1)
+                sampled = forward.sampled(logprobs_TV, DRAWS, rng)
+                yield Completion(row.completion_ids, forward.top_k(logprobs_TV, K), sampled)
+
+    return Source(f"{Path(folder).name}, {data.parent.name}", model.vocabulary, completions())
 
 
 def tokens_per_s(work: Callable[[], Any], tokens: int) -> int:
