@@ -34,6 +34,7 @@ class PromptLogprobs:
         self.k = score.k
         self.vocabulary = int((models.config(model) or {}).get("vocab_size", 0))
         tokens = step_tokens(self.vocabulary, spare_bytes(teacher.engine))
+        tokens = min(tokens, teacher.engine.get("max_num_batched_tokens", tokens))
         asked = engine.arguments(model, teacher.engine) | {
             "max_logprobs": score.k,
             "enable_prefix_caching": False,  # a prefix taken from the cache has no logits
