@@ -77,7 +77,7 @@ def test_both_engines_say_the_same_and_own_ids_are_kept(tiny_model: Path, tmp_pa
 
 
 def test_a_long_answer_in_small_steps_is_the_same(tiny_model: Path, tmp_path: Path) -> None:
-    table = examples(tmp_path, tiny_model, long=2, words=40)
+    table = examples(tmp_path, tiny_model, long=2, words=60)
     _, whole = scored(tmp_path / "a", tiny_model, Score(k=5), table)
     _, steps = scored(tmp_path / "b", tiny_model, Score(kind="vllm", k=5), table, max_num_batched_tokens=64)
     assert max(len(t.completion_ids) for t in whole) > 4 * 64
