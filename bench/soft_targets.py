@@ -6,7 +6,7 @@
 same vLLM engine with the same arguments: raystill's score stage, which packs and writes top-50 targets in units, and the
 engine alone, whose log-probabilities are dropped. Rates are answer tokens per second from the first unit that is whole to
 the last but one; a ratio is taken within its round and its median counts. Bytes are of a part of 256 rows with a vocabulary
-of 49,152 (`target_store.py`), cosines of FIDELITY_TOKENS tokens only (`fidelity.py` alone takes 64k): both are short here.
+of 49,152 (`target_store.py`), and cosines of FIDELITY_TOKENS tokens only (`fidelity.py` alone takes 64k).
 
 Expected before measuring: score / bare 0.9-0.97 on SmolLM2. Arrays and packing take some microseconds of a token's
 thousand or two, so what is lost goes to Ray's own processes.
