@@ -34,6 +34,7 @@ class PromptLogprobs:
         self.k = score.k
         self.vocabulary = int((models.config(model) or {}).get("vocab_size", 0))
         tokens = step_tokens(self.vocabulary, spare_bytes(teacher.engine))
+        tokens = min(tokens, teacher.engine.get("max_num_batched_tokens", tokens))
         asked = engine.arguments(model, teacher.engine) | {
             "max_logprobs": score.k,
             "enable_prefix_caching": False,  # a prefix taken from the cache has no logits
@@ -75,13 +76,10 @@ def spare_bytes(arguments: Mapping[str, Any]) -> int:
 
     The other half is for CUDA itself and fragments; on CPU weights and cache are still to come.
     """
-    if not engine.has_gpu():
+    gpu = memory.gpu_bytes()
+    if gpu is None:
         return int(psutil.virtual_memory().available // 8)
-    from vllm import AsyncEngineArgs
-    from vllm.platforms import current_platform
-
-    share = arguments.get("gpu_memory_utilization", AsyncEngineArgs.gpu_memory_utilization)
-    return int(current_platform.get_device_total_memory() * (1 - share) / 2)
+    return int(gpu * (1 - arguments.get("gpu_memory_utilization", memory.UTILIZATION)) / 2)
 
 
 def step_tokens(vocabulary: int, spare: int) -> int:
