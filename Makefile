@@ -47,7 +47,7 @@ $(READY): requirements/cpu.txt pyproject.toml
 	@$(BIN)/python -m raystill.training.prebuild
 	@touch $@
 
-bench-scale: $(READY)  ## the control plane with scripted replicas: efficiency, then a million rows
+bench-scale: $(READY)  ## the control plane with scripted replicas, a million rows, 2,000 API requests at once (about 15 minutes)
 	@$(BIN)/python bench/scale.py
 
 lock: $(READY)  ## resolve the versions anew

@@ -58,7 +58,7 @@ API_ROWS = 20_480
 
 @dataclass(frozen=True)
 class Mark:
-    """When a unit was done, the driver's memory then, and the CPU that it had used up to then."""
+    """When the driver heard of a unit, its memory then, and the CPU that it had used up to then."""
 
     at: float
     rss_mb: float
@@ -66,7 +66,7 @@ class Mark:
 
 
 class Watch(Lines):
-    """Notes what the driver is like when each unit is done."""
+    """Notes what the driver is like when it hears of each unit."""
 
     def __init__(self) -> None:
         super().__init__(io.StringIO())
@@ -75,7 +75,16 @@ class Watch(Lines):
 
     def advance(self, done: int = 1, **scalars: float) -> None:
         """A unit is done."""
-        self.marks.append(Mark(time.perf_counter(), self.process.memory_info().rss / 2**20, time.process_time()))
+        self.marks.append(Mark(time.time(), self.process.memory_info().rss / 2**20, time.process_time()))
+
+
+@dataclass(frozen=True)
+class Run:
+    """When units were begun and published, by the store's own times, from the first beginning on; and the driver's marks."""
+
+    begun_s: list[float]
+    ended_s: list[float]
+    marks: list[Mark]
 
 
 def prompts(root: Path, units: int) -> Table:
@@ -90,8 +99,8 @@ def prompts(root: Path, units: int) -> Table:
     return artifacts.commit(Table, str(root / "p"), Manifest("prompts", 1, "prepare", 1, "p", {}, {}, parts))
 
 
-def run(replicas: int, units: int, delay_s: float, in_flight: int) -> list[Mark]:
-    """One run's marks, a unit each."""
+def run(replicas: int, units: int, delay_s: float, in_flight: int) -> Run:
+    """So many units over so many replicas. The driver hears of a unit when the next is there: files know when it was."""
     compute = Compute.model_validate(
         {"cpus": replicas + 2, "generate": {"replicas": replicas, "cpus": 1, "units_in_flight": in_flight}}
     )
@@ -102,7 +111,11 @@ def run(replicas: int, units: int, delay_s: float, in_flight: int) -> list[Mark]
         watch = Watch()
         context = Context(f"{folder}/generate/g", compute, watch, 0.0, Path(folder))
         generate.generate(teacher, None, table, None, None, context)
-    return watch.marks
+        begun, ended = (
+            sorted(path.stat().st_mtime for path in Path(context.url).glob(what))
+            for what in ("attempts/*", "*.parquet")
+        )
+    return Run(*([round(at - begun[0], 3) for at in times] for times in (begun, ended)), watch.marks)
 
 
 def api(rows: int, concurrency: int) -> dict[str, float]:
@@ -130,13 +143,12 @@ def tail(ended: list[float], replicas: int) -> float:
     return (ended[-1] - ended[-replicas]) / (ended[-1] - ended[0])
 
 
-def simulation_error(ended: list[float], replicas: int, delay_s: float) -> float:
+def simulation_error(ended: list[float], ready: list[float], delay_s: float) -> float:
     """How far bench/simulate.py is off in the whole run's seconds, given when replicas were ready and how long a unit takes.
 
-    `ended` counts from when the first replica was ready.
+    Times count from when the first replica was ready.
     """
-    starts = [at - delay_s for at in ended[:replicas]]
-    return abs(simulate.scripted(starts, len(ended), delay_s).seconds / ended[-1] - 1)
+    return abs(simulate.scripted(ready, len(ended), delay_s).seconds / ended[-1] - 1)
 
 
 def cpu_share(marks: list[Mark], replicas: int) -> float:
@@ -145,11 +157,15 @@ def cpu_share(marks: list[Mark], replicas: int) -> float:
     return (last.cpu_s - first.cpu_s) / (last.at - first.at)
 
 
+def tenths(ended: list[float]) -> list[float]:
+    """Units per second in each tenth of the run but the first, in which replicas come."""
+    tenth = len(ended) // 10
+    return [tenth / (ended[(i + 1) * tenth - 1] - ended[i * tenth - 1]) for i in range(1, 10)]
+
+
 def flatness(ended: list[float]) -> float:
     """Slowest tenth over the median tenth, by rate."""
-    tenth = len(ended) // 10
-    rates = [tenth / (ended[(i + 1) * tenth - 1] - ended[max(0, i * tenth - 1)]) for i in range(1, 10)]
-    return min(rates) / statistics.median(rates)
+    return min(tenths(ended)) / statistics.median(tenths(ended))
 
 
 def main() -> None:
@@ -161,12 +177,13 @@ def main() -> None:
     parser.add_argument("--raw", type=Path, help="also write when each unit of the efficiency runs ended")
     asked = parser.parse_args()
     found: dict[str, Any] = {"simulated": True}
-    raw: dict[int, list[float]] = {}
+    raw: dict[int, dict[str, list[float]]] = {}
     for replicas in asked.replicas if asked.only in (None, "efficiency") else []:
-        marks = run(replicas, replicas * ROUNDS, DELAY_S, 1)
-        ended = raw[replicas] = [round(mark.at - marks[0].at + DELAY_S, 3) for mark in marks]
+        seen = run(replicas, replicas * ROUNDS, DELAY_S, 1)
+        ended, ready = seen.ended_s, seen.begun_s[:replicas]
+        raw[replicas] = {"ready_s": ready, "ended_s": ended}
         share, rest = efficiency(ended, replicas, DELAY_S), tail(ended, replicas)
-        error, driver = simulation_error(ended, replicas, DELAY_S), cpu_share(marks, replicas)
+        error, driver = simulation_error(ended, ready, DELAY_S), cpu_share(seen.marks, replicas)
         rows_per_s = share * replicas / DELAY_S * UNIT_ROWS
         print(
             f"{replicas:>3} replicas  {rows_per_s:7.1f} rows/s  efficiency {share:.3f}  straggler tail {rest:.3f}  "
@@ -177,25 +194,26 @@ def main() -> None:
         found |= {f"simulation_error_{replicas}": error, f"driver_cpu_share_{replicas}": driver}
         found["straggler_tail"] = max(found.get("straggler_tail", 0.0), rest)
     if asked.raw:
-        asked.raw.write_text(json.dumps({"delay_s": DELAY_S, "ended_s": raw}) + "\n")
+        asked.raw.write_text(json.dumps({"delay_s": DELAY_S, "runs": raw}) + "\n")
     if asked.only in (None, "flat"):
         units = asked.rows // UNIT_ROWS
-        marks = run(4, units, 0.0, 2)
-        ended, tenth = [mark.at for mark in marks], marks[len(marks) // 10]
+        seen = run(4, units, 0.0, 2)
+        ended, marks = seen.ended_s, seen.marks
+        tenth = marks[len(marks) // 10]
         growth = marks[-1].rss_mb - tenth.rss_mb
         cpu_ms = 1000 * (marks[-1].cpu_s - tenth.cpu_s) / (len(marks) - 1 - len(marks) // 10)
         rows_per_s = (len(ended) - 1) * UNIT_ROWS / (ended[-1] - ended[0])
         print(
             f"{units * UNIT_ROWS} rows  {rows_per_s:.0f} rows/s  flatness {flatness(ended):.3f}  "
             f"driver +{growth:.0f} MB, {cpu_ms:.1f} ms of CPU per unit",
-            flush=True,
         )
+        print("rows/s by tenth:", *(f"{UNIT_ROWS * rate:.0f}" for rate in tenths(ended)), flush=True)
         found |= {"rows": units * UNIT_ROWS, "flat_rows_per_s": rows_per_s, "rows_per_s_flatness": flatness(ended)}
         found |= {"driver_rss_growth_mb": growth, "driver_cpu_ms_per_unit": cpu_ms}
     if asked.only in (None, "api"):
-        seen = api(API_ROWS, API_CONCURRENCY)
-        print("  ".join(f"{name} {value:.1f}" for name, value in seen.items()), flush=True)
-        found |= seen
+        client = api(API_ROWS, API_CONCURRENCY)
+        print("  ".join(f"{name} {value:.1f}" for name, value in client.items()), flush=True)
+        found |= client
     found |= {"date": datetime.date.today().isoformat(), "cores": os.cpu_count(), "machine": platform.machine()}
     print(json.dumps(found))
 

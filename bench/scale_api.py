@@ -1,6 +1,6 @@
 """An endpoint teacher with thousands of requests in flight, beside a lean server in a process of its own.
 
-The server holds each request LATENCY_S, half of it before the first token, as a vendor's would, and counts what is in
+The server holds a request about LATENCY_S, half of it before the first token, as a vendor's would, and counts what is in
 flight: what the client says of itself is not asked. `python bench/scale_api.py` is that server.
 """
 
@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from typing import Any
 import psutil
 
 LATENCY_S = 8.0
-"""Seconds per answer: some hundred tokens at a vendor's speed."""
+"""Mean seconds per answer: some hundred tokens at a vendor's speed. Each has from half to one and a half times as many."""
 PIECES = 8
 """Writes of one answer after its first token, each of CHUNKS tokens."""
 CHUNKS = 4
@@ -62,12 +63,13 @@ class Answering(asyncio.Protocol):
         if found and len(body) >= int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]):
             self.come = b""
             Answering.in_flight += 1
-            asyncio.get_running_loop().call_later(LATENCY_S / 2, self._write, 0)
+            self.latency_s = LATENCY_S * random.uniform(0.5, 1.5)
+            asyncio.get_running_loop().call_later(self.latency_s / 2, self._write, 0)
 
     def _write(self, piece: int) -> None:
         if piece < PIECES:
             self.transport.write(PIECE if piece else HEAD + PIECE)
-            asyncio.get_running_loop().call_later(LATENCY_S / 2 / PIECES, self._write, piece + 1)
+            asyncio.get_running_loop().call_later(self.latency_s / 2 / PIECES, self._write, piece + 1)
         else:
             self.transport.write(END)
             Answering.in_flight -= 1

@@ -64,7 +64,7 @@ class Plan:
     answer_tokens: float = 1000.0
     spread: float = SPREAD
     in_flight: int = 4
-    driver_s: float = 0.0044
+    driver_s: float = 0.0043
     driver_share: float = 0.0
     start_spread: float = 0.3
     start_each_s: float = 0.05
@@ -142,13 +142,11 @@ def simulate(plan: Plan, seed: int = 0, starts: Sequence[float] = ()) -> Result:
     drivers = [Driver(plan, i) for i in range(plan.clusters)]
     count = plan.clusters * plan.replicas
     life = [0] * count  # a replica's so-manieth engine: what an earlier one was to do is void
-    ready = [False] * count
     work_until = [0.0] * count
     running: list[dict[int, float]] = [{} for _ in range(count)]
-    waiting: list[collections.deque[int]] = [collections.deque() for _ in range(count)]
-    promised = [0] * count
+    waiting: list[collections.deque[tuple[int, float]]] = [collections.deque() for _ in range(count)]
     events: list[tuple[float, int, int, int, int]] = []  # when, what, replica, its life, unit
-    READY, ARRIVES, ENDS, FAILS = range(4)
+    READY, ENDS, FAILS = range(3)
     for r in range(count):
         load_s = plan.engine.start_s * rng.lognormvariate(0, plan.start_spread)
         at = starts[r] if starts else (r % plan.replicas) * plan.start_each_s + load_s
@@ -167,65 +165,50 @@ def simulate(plan: Plan, seed: int = 0, starts: Sequence[float] = ()) -> Result:
         put_wait = max(put_wait, put_at - now)
         return put_at
 
-    def ask(r: int) -> None:
-        """Up to twice what it works on, as raystill has Ray Data do."""
+    def feed(r: int) -> None:
+        """Give a replica up to twice what it works on, as raystill has Ray Data do, and let it begin what it can."""
         nonlocal first_idle
-        while promised[r] + len(waiting[r]) + len(running[r]) < 2 * plan.in_flight:
+        while len(waiting[r]) + len(running[r]) < 2 * plan.in_flight:
             given = drivers[r // plan.replicas].next(now, published)
             if given is None:
-                if not promised[r] and not waiting[r] and not running[r]:
-                    first_idle = min(first_idle, now)
-                return
-            promised[r] += 1
-            heapq.heappush(events, (given[1], ARRIVES, r, life[r], given[0]))
-
-    def begin(r: int) -> None:
+                break
+            waiting[r].append(given)
         while waiting[r] and len(running[r]) < plan.in_flight:
-            unit = waiting[r].popleft()
+            unit, given_at = waiting[r].popleft()
             if published[unit]:
                 continue
-            tokens, longest = drawn[unit % len(drawn)]
-            running[r][unit] = at = put()  # the attempt
+            tokens, longest = drawn[unit // plan.clusters % len(drawn)]  # so that clusters' shares are alike
+            running[r][unit] = at = max(given_at, put())  # the attempt
             work_until[r] = max(work_until[r], at) + tokens / rate
             heapq.heappush(events, (max(work_until[r], at + longest / answer_rate), ENDS, r, life[r], unit))
+        if not running[r]:
+            first_idle = min(first_idle, now)
 
     while left:
         now, what, r, its, unit = heapq.heappop(events)
         if what == FAILS:
             node = rng.randrange(count) // per_node
             for r in range(node * per_node, min(count, (node + 1) * per_node)):
-                driver = drivers[r // plan.replicas]
-                redone += (
-                    sum(max(0.0, now - since) for since in running[r].values()) / plan.in_flight if ready[r] else 0.0
-                )
-                driver.back.extend([*running[r], *waiting[r]])
+                redone += sum(max(0.0, now - since) for since in running[r].values()) / plan.in_flight
+                drivers[r // plan.replicas].back.extend([*running[r], *(unit for unit, _ in waiting[r])])
                 running[r].clear()
                 waiting[r].clear()
-                ready[r], promised[r] = False, 0
                 life[r] += 1
                 again = plan.repair_s + plan.engine.start_s * rng.lognormvariate(0, plan.start_spread)
                 heapq.heappush(events, (now + again, READY, r, life[r], 0))
             heapq.heappush(events, (now + failure_s * rng.expovariate(1.0), FAILS, 0, 0, 0))
-            continue
-        if its != life[r]:
-            if what == ARRIVES:  # the engine that it was meant for is gone
-                drivers[r // plan.replicas].back.append(unit)
-            continue
-        if what == READY:
-            ready[r], work_until[r] = True, now
-        elif what == ARRIVES:
-            promised[r] -= 1
-            waiting[r].append(unit)
-        else:
-            put()
-            del running[r][unit]
-            twice += published[unit]
-            left -= not published[unit]
-            published[unit] = 1
-        begin(r)
-        ask(r)
+        elif its == life[r]:
+            if what == READY:
+                work_until[r] = now
+            else:
+                put()
+                del running[r][unit]
+                twice += published[unit]
+                left -= not published[unit]
+                published[unit] = 1
+            feed(r)
     seconds = max(now, put_at) - began
-    work = sum(drawn[u % len(drawn)][0] for u in range(plan.units)) / rate
+    work = sum(drawn[u // plan.clusters % len(drawn)][0] for u in range(plan.units)) / rate
     return Result(
         seconds=seconds,
         utilisation=work / (seconds * count),
@@ -246,13 +229,14 @@ def scripted(starts: Sequence[float], units: int, unit_s: float) -> Result:
 
 CASES = {
     "8B, 500 GPUs": Plan(ENGINES["8B"], 0),
-    "8B, 2,000 GPUs": Plan(ENGINES["8B"], 0, clusters=4),
     "8B, 2,000 GPUs, one driver": Plan(ENGINES["8B"], 0, replicas=2000),
+    "8B, 2,000 GPUs": Plan(ENGINES["8B"], 0, clusters=4),
     "8B, 4,000 GPUs": Plan(ENGINES["8B"], 0, clusters=8),
+    "8B, 4,000 GPUs, one folder": Plan(ENGINES["8B"], 0, clusters=8, shared=True),
+    "8B, 4,000 spot GPUs": Plan(ENGINES["8B"], 0, clusters=8, interruption_gpu_h=500.0),
     "70B, 4,000 GPUs": Plan(ENGINES["70B"], 0, clusters=4),
     "671B, 4,000 GPUs": Plan(ENGINES["671B"], 0, clusters=2, replicas=250),
     "671B, 16 units in flight": Plan(ENGINES["671B"], 0, clusters=2, replicas=250, in_flight=16),
-    "8B, 4,000 GPUs, one folder": Plan(ENGINES["8B"], 0, clusters=8, shared=True),
 }
 
 

@@ -33,8 +33,9 @@ def test_a_rate_that_falls_is_not_flat(scale: ModuleType) -> None:
 
 def test_a_run_as_it_was_simulated_has_no_error(scale: ModuleType) -> None:
     ended = sorted(10.0 * (round + 1) + 0.1 * replica for replica in range(4) for round in range(6))
-    assert scale.simulation_error(ended, 4, 10.0) < 0.001
-    assert scale.simulation_error([*ended[:-1], 1.5 * ended[-1]], 4, 10.0) == pytest.approx(1 / 3, abs=0.01)
+    ready = [0.0, 0.1, 0.2, 0.3]
+    assert scale.simulation_error(ended, ready, 10.0) < 0.001
+    assert scale.simulation_error([*ended[:-1], 1.5 * ended[-1]], ready, 10.0) == pytest.approx(1 / 3, abs=0.01)
 
 
 def test_api_figures_are_of_the_full_window(scale: ModuleType) -> None:
