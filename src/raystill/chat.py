@@ -133,6 +133,12 @@ def too_long(
     return [p.id for p, seen in views if len(prompt_ids(tokenizer, seen, p.tools, arguments)) >= context_tokens]
 
 
+def view_bytes(prompt: Prompt, system: str | None, examples: Sequence[Turn]) -> int:
+    """Bytes of a prompt seen like this, its tools included and its template's own text left out."""
+    said = [m.content for m in view(prompt.messages, system, examples)]
+    return sum(len(text.encode()) for text in (*said, prompt.tools or ""))
+
+
 @lru_cache(maxsize=16)
 def stop_id(tokenizer: Tokenizer) -> int:
     """The token that ends an assistant's turn in this template; the tokenizer's eos where the template adds none."""

@@ -96,13 +96,17 @@ def generate(
 
 def _refuse_long(teacher: recipe.Teacher, folder: str, prompts: Table, max_error_rate: float) -> None:
     """Raise ModelError when too many of the first prompts do not fit the teacher's context: no engine need start for that."""
-    rows = list(itertools.islice(prompts.rows(Prompt, "train", "validation"), EARLY_ROWS))
-    tokenizer, context_tokens = chat.load_tokenizer(folder), engine.context_tokens(folder, teacher.engine)
+    first = list(itertools.islice(prompts.rows(Prompt, "train", "validation"), EARLY_ROWS))
+    context_tokens = engine.context_tokens(folder, teacher.engine)
+    # A token has a byte at least, so most prompts are short without a tokenizer, which takes seconds to load.
+    rows = [row for row in first if chat.view_bytes(row, teacher.system, teacher.examples) > context_tokens // 2]
+    if len(rows) <= max_error_rate * len(first):
+        return
     seen = (teacher.system, teacher.examples, teacher.chat_template_kwargs)
-    long = chat.too_long(tokenizer, rows, *seen, context_tokens)
-    if len(long) > max_error_rate * len(rows):
+    long = chat.too_long(chat.load_tokenizer(folder), rows, *seen, context_tokens)
+    if len(long) > max_error_rate * len(first):
         raise ModelError(
-            f"{len(long)} of the first {len(rows)} prompts leave no room for an answer in the teacher's context of "
+            f"{len(long)} of the first {len(first)} prompts leave no room for an answer in the teacher's context of "
             f"{context_tokens} tokens, first {long[0]}; shorten teacher.system or teacher.examples, raise "
             "teacher.engine.max_model_len, or take a teacher with a longer context"
         )
