@@ -22,6 +22,8 @@ from raystill.teachers.replica import Replica, published
 from raystill.teachers.units import Done, Unit
 
 VERSION = 2
+TEMPLATE_TOKENS = 256
+"""More than a chat template adds of its own to a prompt of some turns."""
 EARLY_ROWS = 200
 """Rows after which a run whose teacher mostly fails stops itself."""
 NOTHING: dict[str, Any] = dict.fromkeys(
@@ -98,8 +100,9 @@ def _refuse_long(teacher: recipe.Teacher, folder: str, prompts: Table, max_error
     """Raise ModelError when too many of the first prompts do not fit the teacher's context: no engine need start for that."""
     first = list(itertools.islice(prompts.rows(Prompt, "train", "validation"), EARLY_ROWS))
     context_tokens = engine.context_tokens(folder, teacher.engine)
-    # A token has a byte at least, so most prompts are short without a tokenizer, which takes seconds to load.
-    rows = [row for row in first if chat.view_bytes(row, teacher.system, teacher.examples) > context_tokens // 2]
+    # A token has a byte at least: most prompts are seen to be short without a tokenizer, which takes seconds to load.
+    room = context_tokens - TEMPLATE_TOKENS
+    rows = [row for row in first if chat.view_bytes(row, teacher.system, teacher.examples) > room]
     if len(rows) <= max_error_rate * len(first):
         return
     seen = (teacher.system, teacher.examples, teacher.chat_template_kwargs)
