@@ -29,7 +29,7 @@ check: $(READY)  ## ruff, mypy --strict, import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench-generate: $(READY)  ## generation against the bare engine and ray.data.llm (about half an hour on two cores)
+bench-generate: $(READY)  ## generation and scoring against the bare engine, and ray.data.llm (about half an hour on two cores)
 	@$(BIN)/python bench/generate.py
 
 $(READY): requirements/cpu.txt pyproject.toml

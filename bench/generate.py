@@ -22,6 +22,8 @@ Expected before measuring (two cores, no GPU): raystill / bare 0.97-1.0 on SmolL
 the time; less on the tiny model, where rendering and Parquet weigh most. raystill / ray.data.llm at its best 1.0-1.1;
 against its defaults about 1.5, since one engine thread of two does 0.64 of the work. Cold start: 1.3-2 times bare: Ray,
 and a whole unit before the first row is committed.
+
+What soft targets cost and keep is measured afterwards by `soft_targets.py` and stands in the same JSON line.
 """
 
 import argparse
@@ -183,7 +185,9 @@ def write_rows(path: Path, texts: Sequence[str], count: int, tokens: tuple[int, 
             out.write(json.dumps({"id": f"row-{i}", "prompt": text, "tokens": rng.randint(*tokens), "seed": i}) + "\n")
 
 
-def run(arm: str, model: str, number: int, job: dict[str, Any], limit_s: float) -> Run:
+def run(
+    arm: str, model: str, number: int, job: dict[str, Any], limit_s: float, ramp: int = MAX_NUM_SEQS, queue: int = QUEUE
+) -> Run:
     """One arm in a process of its own. Raises RuntimeError with the end of its log when it fails or takes too long."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="raystill-bench-") as scratch:
@@ -202,7 +206,7 @@ def run(arm: str, model: str, number: int, job: dict[str, Any], limit_s: float) 
             tail = "\n".join(files["log"].read_text(errors="replace").splitlines()[-25:])
             raise RuntimeError(f"{arm} on {model} {'timed out' if ended is None else f'ended with {ended}'}:\n{tail}")
         result = json.loads(files["result.json"].read_text())
-    tokens, answers, seconds = window([(at, n) for at, n in result["answers"]], MAX_NUM_SEQS, QUEUE)
+    tokens, answers, seconds = window([(at, n) for at, n in result["answers"]], ramp, queue)
     first_s = result["first"] - result["called"]
     return Run(arm, model, number, tokens, answers, seconds, first_s, time.monotonic() - began, result["niceness"])
 
@@ -303,13 +307,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=60, help="steady window of each run")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--minutes", type=float, default=35, help="no run begins that would end after these")
+    parser.add_argument(
+        "--minutes", type=float, default=27, help="no generation begins that would end after these; soft targets take 8"
+    )
     parser.add_argument("--smollm2", default="models/smollm2-135m-instruct", help="folder of SmolLM2-135M-Instruct")
+    parser.add_argument("--data", type=Path, default=Path("data/gsm8k/train.jsonl"), help="what soft targets are of")
     parser.add_argument("--arms", nargs="+", default=None, choices=[*ARMS, "bare-unseeded"])
     parser.add_argument(
         "--quick", action="store_true", help="tiny model, one round, raystill and bare: no figure to quote"
     )
     options = parser.parse_args()
+    import soft_targets  # which imports this file
+
     load = os.getloadavg()[0]
     options.arms = options.arms or (ARMS[:2] if options.quick else ARMS)
     if options.quick:
@@ -326,12 +335,14 @@ def main() -> int:
         else:
             print(f"smollm2: skipped, {'--quick' if options.quick else f'no model in {options.smollm2}'}", flush=True)
         runs = measure(options, models, demo, work)
+        soft = {} if options.quick else soft_targets.figures(models.get("smollm2"), models["tiny"], demo, options.data)
 
     print("\n".join(["", *table(runs), ""]))
     made = {
         "bench": "generate",
         "quick": options.quick,
         **summary(runs),
+        **soft,
         "rounds": options.rounds,
         "seconds": options.seconds,
         "max_num_seqs": MAX_NUM_SEQS,

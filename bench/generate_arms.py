@@ -42,7 +42,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """Answers as (time, tokens), when the arm was called, when its first answer was to be had, niceness of engines."""
+    """Answers as (time, tokens), when the arm was called, when its first answer was to be had, niceness of engines.
+
+    The score arms count units for answers.
+    """
 
     answers: list[tuple[float, int]]
     called: float
@@ -132,7 +135,9 @@ def raystill(job: Job) -> Result:
 def bare(job: Job, seeded: bool = True) -> Result:
     """AsyncLLM alone, asked with token ids made before; as many requests in flight as Ray's own wrapper allows."""
     called = time.time()
-    os.environ.update(engine.environment(os.cpu_count() or 1))  # before torch is imported, or OMP does not see it
+    os.environ.update(
+        engine.environment(os.cpu_count() or 1, engine.has_gpu())
+    )  # before torch is imported, or OMP does not see it
     from vllm import AsyncEngineArgs, SamplingParams
     from vllm.sampling_params import RequestOutputKind
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -161,6 +166,100 @@ def bare(job: Job, seeded: bool = True) -> Result:
     return Result(answers, called, min(answers)[0], [os.nice(0)])
 
 
+class Published:
+    """Progress that notes when each unit was published, and its tokens."""
+
+    def __init__(self) -> None:
+        self.units: list[tuple[float, int]] = []
+
+    def start(self, stage: str, total: int | None, unit: str) -> None:
+        """Nothing to note."""
+
+    def advance(self, done: int = 1, **scalars: float) -> None:
+        """A unit is published."""
+        self.units.append((time.time(), int(scalars["tokens"])))
+
+    def say(self, text: str) -> None:
+        """Nothing to note."""
+
+
+def score(job: Job) -> Result:
+    """The score stage through vLLM, as `raystill run` calls it, over units in Parquet."""
+    called = time.time()
+    from raystill import artifacts, chat, session
+    from raystill.artifacts import Checkpoint, Manifest, Table
+    from raystill.context import Context
+    from raystill.recipe import Compute, Score, Teacher
+    from raystill.records import Example, Ids, Message
+    from raystill.stages import score
+
+    mark = chat.tokenizer_fingerprint(job.model)
+    examples = [
+        Example(row["id"], "teacher", 0, "train", [Message("user", row["prompt"]), Message("assistant", "")], None, [1],
+                Ids(_completion(row)))
+        for row in _rows(job)
+    ]  # fmt: skip
+    url = f"{job.folder}/curate/e"
+    units = [examples[i : i + job.unit_rows] for i in range(0, len(examples), job.unit_rows)]
+    parts = [artifacts.write_part(url, "train", Example, unit) for unit in units]
+    facts = {"tokenizers": {"teacher": mark}}
+    table = artifacts.commit(
+        Table, url, Manifest("examples", Example.SCHEMA, "curate", 1, "e", {}, {}, parts, facts=facts)
+    )
+    compute = Compute.model_validate({"generate": {"gpus": engine.gpus(job.engine())}})
+    teacher = Teacher.model_validate({"model": job.model, "engine": job.engine()})
+    seen = Published()
+    context = Context(f"{job.folder}/score/s", compute, seen, 0.0, Path(job.folder))
+    with session.ray_session(compute) as ensure:
+        ensure()
+        score.score(Score(kind="vllm"), teacher, Checkpoint(job.model, "model"), table, context)
+    return Result(seen.units, called, min(seen.units)[0], [])
+
+
+def bare_score(job: Job) -> Result:
+    """The same engine asked for the same prompt_logprobs, with as many rows in flight; what it says is dropped.
+
+    A unit counts when its last row is there, as when it is published.
+    """
+    called = time.time()
+    os.environ.update(engine.environment(os.cpu_count() or 1, engine.has_gpu()))
+    from vllm import SamplingParams
+
+    from raystill.recipe import Generate, Score, Teacher
+    from raystill.teachers.prompt_logprobs import PromptLogprobs
+
+    rows = _rendered(job)
+    last = [0.0] * math.ceil(len(rows) / job.unit_rows)
+
+    async def ask(llm: Any, i: int, free: asyncio.Semaphore) -> None:
+        params = SamplingParams(
+            max_tokens=1, temperature=0, prompt_logprobs=Score().k, detokenize=False, flat_logprobs=True
+        )
+        async with free:
+            async for _ in llm.generate({"prompt_token_ids": rows[i]["ids"] + _completion(rows[i])}, params, str(i)):
+                pass
+        last[i // job.unit_rows] = time.time()
+
+    async def ask_all() -> None:
+        teacher = Teacher.model_validate({"model": job.model, "engine": job.engine()})
+        llm = PromptLogprobs(Score(kind="vllm"), teacher, job.model).llm
+        free = asyncio.Semaphore(Generate().units_in_flight * job.unit_rows)
+        await asyncio.gather(*(ask(llm, i, free) for i in range(len(rows))))
+        llm.shutdown()
+
+    asyncio.run(ask_all())
+    tokens = [0] * len(last)
+    for i, row in enumerate(rows):
+        tokens[i // job.unit_rows] += row["tokens"]
+    answers = list(zip(last, tokens, strict=True))
+    return Result(answers, called, min(answers)[0], [os.nice(0)])
+
+
+def _completion(row: dict[str, Any]) -> list[int]:
+    """An answer to score, of the row's length; no id beyond the smallest of vocabularies."""
+    return [(row["seed"] + 7 * i) % 256 for i in range(row["tokens"])]
+
+
 def ray_data_llm(job: Job, best: bool) -> Result:
     """`ray.data.llm`, writing Parquet.
 
@@ -174,7 +273,7 @@ def ray_data_llm(job: Job, best: bool) -> Result:
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
     cpus = os.cpu_count() or 1
-    environment = engine.environment(cpus)
+    environment = engine.environment(cpus, engine.has_gpu())
     arguments = {k: v for k, v in engine.arguments(job.model, job.engine()).items() if k != "model"}
     bundle = {"CPU": cpus if best else 1} | ({"GPU": 1} if engine.has_gpu() else {})
     if best:
@@ -273,6 +372,8 @@ def _rendered(job: Job) -> list[dict[str, Any]]:
 ARMS: dict[str, Callable[[Job], Result]] = {
     "raystill": raystill,
     "bare": bare,
+    "score": score,
+    "bare-score": bare_score,
     "bare-unseeded": lambda job: bare(job, seeded=False),
     "ray.data.llm": lambda job: ray_data_llm(job, best=True),
     "ray.data.llm-default": lambda job: ray_data_llm(job, best=False),

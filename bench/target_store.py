@@ -1,74 +1,89 @@
 """Bytes, errors and speed of stored soft targets.
 
-    python bench/target_store.py                        synthetic logits
-    python bench/target_store.py --logits real.npz      also real ones: logits [N, V], offsets [rows + 1] optional
+    python bench/target_store.py [--model FOLDER] [--data FILE.jsonl]
 
-Synthetic logits are no model's: rank-frequency slope 1 over the ids plus Gaussian noise of 2.5 nats, at several
-temperatures. "Shuffled ids" makes all ids equally frequent, which no tokenizer does: the most that ids can cost. A part
-has --rows rows of 100 tokens, or of 5, as class labels have. Bytes of the file count every column (the row's id and its
-token ids too), footer and checksums. Bytes and errors do not depend on the machine; tokens per second are of one core.
+A model's own targets of the data's answers (columns question, answer), then synthetic ones. Synthetic logits are no
+model's: rank-frequency slope 1 over the ids plus Gaussian noise of 2.5 nats, at several temperatures. "Shuffled ids" makes
+all ids equally frequent, which no tokenizer does: the most that ids can cost. A part has --rows rows of 100 tokens, or of
+5, as class labels have. Bytes of the file count every column (the row's id and its token ids too), footer and checksums.
+Bytes and errors do not depend on the machine; tokens per second are of one core.
 """
 
 import argparse
+import datetime
 import itertools
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import fidelity
 import numpy as np
+import torch
 
-from raystill import artifacts
+from raystill import artifacts, chat, recipe
 from raystill.records import Ids, Targets
 from raystill.targets import Sampled, TopK, pack_sampled, pack_topk, unpack_sampled, unpack_topk
+from raystill.teachers import forward
 
-K, DRAWS = 50, 12
-Source = tuple[str, int, Iterator[tuple[TopK, Sampled]]]
-"""What it is, its vocabulary, and the exact targets of each completion."""
-
-
-def exact(logits_TV: np.ndarray, rng: np.random.Generator) -> tuple[TopK, Sampled]:
-    """Top-k with its tail, and draws, of a whole softmax in float64."""
-    shifted = logits_TV - logits_TV.max(axis=1, keepdims=True)
-    p = np.exp(shifted.astype(np.float64))
-    cumulated = np.cumsum(p, axis=1)
-    ids = np.argpartition(-logits_TV, K - 1, axis=1)
-    kept = np.take_along_axis(p, ids[:, :K], axis=1) / cumulated[:, -1:]
-    order = np.argsort(-kept, axis=1, kind="stable")
-    tail = np.take_along_axis(p, ids[:, K:], axis=1).sum(axis=1) / cumulated[:, -1]
-    drawn = [
-        np.unique(np.searchsorted(c, rng.random(DRAWS) * c[-1], side="right"), return_counts=True) for c in cumulated
-    ]
-    offsets = np.cumsum([0, *(len(ids) for ids, _ in drawn)])
-    sampled = Sampled(np.concatenate([i for i, _ in drawn]), np.concatenate([c for _, c in drawn]), offsets)
-    return TopK(np.take_along_axis(ids[:, :K], order, 1), np.log(np.take_along_axis(kept, order, 1)), tail), sampled
+K, DRAWS, ROWS, TOKENS = 50, 12, 256, 100
+SMALL, WIDE = 49_152, 151_936
 
 
-def synthetic(vocabulary: int, temperature: float, shuffled: bool, rows: int, tokens: int) -> Iterator[Any]:
+class Completion(NamedTuple):
+    """One row's token ids and its exact targets, in both forms."""
+
+    ids_T: list[int]
+    topk: TopK
+    sampled: Sampled
+
+
+class Source(NamedTuple):
+    """Completions, where they come from and the size of their vocabulary."""
+
+    name: str
+    vocabulary: int
+    completions: Iterator[Completion]
+
+
+def synthetic(vocabulary: int, temperature: float, shuffled: bool, rows: int, tokens: int) -> Source:
     """Completions of random logits. Each token sees another stretch of one noise; fresh noise would take minutes."""
     rng = np.random.default_rng(0)
-    noise = 2.5 * rng.standard_normal(2 * vocabulary).astype(np.float32)
-    base = -np.log(np.arange(vocabulary) + 10.0).astype(np.float32)
-    for _ in range(rows):
+    noise = torch.from_numpy(2.5 * rng.standard_normal(2 * vocabulary).astype(np.float32))
+    base = -torch.log(torch.arange(vocabulary) + 10.0)
+
+    def completion() -> Completion:
         starts = rng.integers(0, vocabulary, tokens)
-        topk, sampled = exact((noise[starts[:, None] + np.arange(vocabulary)] + base) / temperature, rng)
+        logits_TV = (noise[torch.from_numpy(starts)[:, None] + torch.arange(vocabulary)] + base) / temperature
+        logprobs_TV = logits_TV.log_softmax(-1)
+        topk, sampled = forward.top_k(logprobs_TV, K), forward.sampled(logprobs_TV, DRAWS, rng)
         if shuffled:  # 7919 is prime to both vocabularies, so ids stay distinct
-            topk = topk._replace(ids_TK=(topk.ids_TK * 7919 + starts[:, None]) % vocabulary)
+            topk = topk._replace(ids_TK=(topk.ids_TK * np.int64(7919) + starts[:, None]) % vocabulary)
             starts_N = np.repeat(starts, np.diff(sampled.offsets_T1))
-            sampled = sampled._replace(ids_N=(sampled.ids_N * 7919 + starts_N) % vocabulary)
-        yield topk, sampled
+            sampled = sampled._replace(ids_N=(sampled.ids_N * np.int64(7919) + starts_N) % vocabulary)
+        return Completion(rng.integers(0, vocabulary, tokens).tolist(), topk, sampled)
+
+    name = f"synthetic, {tokens} tokens, T = {temperature}" + (", shuffled ids" if shuffled else "")
+    return Source(name, vocabulary, (completion() for _ in range(rows)))
 
 
-def real(path: Path) -> Source:
-    """Completions from a file of real logits."""
-    stored = np.load(path)
-    logits = stored["logits"]
-    offsets = stored["offsets"] if "offsets" in stored else np.arange(0, len(logits) + 1, 64)
+def real(folder: str, data: Path, rows: int) -> Source:
+    """What a model thinks of the data's own answers, by the forward pass that `score` uses."""
+    model = forward.Forward(recipe.Score(), recipe.Teacher(kind="reference"), folder)
+    asked = list(itertools.islice(fidelity.rows(data, chat.load_tokenizer(folder), short=math.inf), rows))
     rng = np.random.default_rng(0)
-    rows = (exact(logits[a:b].astype(np.float32), rng) for a, b in itertools.pairwise(offsets))
-    return f"real: {path.name}", logits.shape[1], rows
+
+    def completions() -> Iterator[Completion]:
+        for batch in fidelity.batches(sorted(asked, key=lambda r: len(r.completion_ids)), fidelity.BATCH_TOKENS):
+            for row, pieces in zip(batch, zip(*model.chunks(batch), strict=True), strict=True):
+                logprobs_TV = torch.cat(pieces).log_softmax(-1)
+                sampled = forward.sampled(logprobs_TV, DRAWS, rng)
+                yield Completion(row.completion_ids, forward.top_k(logprobs_TV, K), sampled)
+
+    return Source(f"{Path(folder).name}, {data.parent.name}", model.vocabulary, completions())
 
 
 def tokens_per_s(work: Callable[[], Any], tokens: int) -> int:
@@ -81,12 +96,12 @@ def tokens_per_s(work: Callable[[], Any], tokens: int) -> int:
     return round(tokens / best)
 
 
-def file_bytes(values: list[bytes], sizes: list[int], vocabulary: int) -> int:
-    """Size of the Parquet part. Token ids are random: dearer than real ones."""
+def file_bytes(values: list[bytes], completions: list[Completion]) -> int:
+    """Size of the Parquet part."""
     rng = np.random.default_rng(0)
     rows = [
-        Targets(f"{rng.integers(1 << 60):016x}", "vllm", 0, "train", Ids(rng.integers(0, vocabulary, t).tolist()), v)
-        for v, t in zip(values, sizes, strict=True)
+        Targets(f"{rng.integers(1 << 60):016x}", "teacher", 0, "train", Ids(row.ids_T), value)
+        for value, row in zip(values, completions, strict=True)
     ]
     return len(artifacts.encode(Targets, rows))
 
@@ -103,22 +118,22 @@ def errors(given: list[TopK], restored: list[TopK]) -> dict[str, float]:
 
 def measure(source: Source) -> list[dict[str, Any]]:
     """Both formats over one source."""
-    name, vocabulary, completions = source
-    topk, sampled = (list(part) for part in zip(*completions, strict=True))
-    sizes = [len(t.tail_T) for t in topk]
-    tokens = sum(sizes)
+    name, vocabulary = source.name, source.vocabulary
+    completions = list(source.completions)
+    tokens = sum(len(c.ids_T) for c in completions)
     found = []
     for label, given, pack, unpack in (
-        (f"top-k, K = {K}", topk, pack_topk, unpack_topk),
-        (f"sampled, n = {DRAWS}", sampled, pack_sampled, unpack_sampled),
+        (f"top-k, K = {K}", [c.topk for c in completions], pack_topk, unpack_topk),
+        (f"sampled, n = {DRAWS}", [c.sampled for c in completions], pack_sampled, unpack_sampled),
     ):
         values = [pack(*g, vocabulary) for g in given]  # type: ignore[operator]
         restored = [unpack(v) for v in values]
         row = {
-            "source": name, "format": label, "vocabulary": vocabulary, "rows": len(sizes), "tokens": tokens,
-            "file_bytes_per_token": round(file_bytes(values, sizes, vocabulary) / tokens, 1),
+            "source": name, "format": label, "vocabulary": vocabulary, "rows": len(completions),
+            "tokens": tokens,
+            "file_bytes_per_token": round(file_bytes(values, completions) / tokens, 1),
             "packed_bytes_per_token": round(sum(map(len, values)) / tokens, 1),
-            **(errors(given, restored) if given is topk else {"max_error": 0.0, "kl": 0.0}),
+            **(errors(given, restored) if isinstance(given[0], TopK) else {"max_error": 0.0, "kl": 0.0}),
             "pack_tokens_per_s": tokens_per_s(lambda p=pack, g=given: [p(*x, vocabulary) for x in g], tokens),
             "unpack_tokens_per_s": tokens_per_s(lambda u=unpack, v=values: [u(x) for x in v], tokens),
         }  # fmt: skip
@@ -133,28 +148,33 @@ def measure(source: Source) -> list[dict[str, Any]]:
 def main() -> None:
     """Print the table, then one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--logits", type=Path, help=".npz of real logits")
-    parser.add_argument(
-        "--rows", type=int, default=64, help="a unit has 256: under 1 byte per token less, and ten minutes"
-    )
-    parser.add_argument("--tokens", type=int, default=100)
+    parser.add_argument("--model", default="models/smollm2-135m-instruct", help="left out where it is not there")
+    parser.add_argument("--data", type=Path, default=Path("data/gsm8k/train.jsonl"))
+    parser.add_argument("--rows", type=int, default=ROWS, help="rows of a part, as units have")
+    parser.add_argument("--tokens", type=int, default=TOKENS)
     options = parser.parse_args()
     print(
         f"{'logits':<45} {'format':<16} {'V':>7} {'file B/t':>9} {'packed':>9} {'max err':>8} {'KL':>8} {'pack t/s':>10} "
         f"{'unpack t/s':>10}"
     )
-    sources = [real(options.logits)] if options.logits else []
-    for vocabulary in (49_152, 151_936):
-        for temperature, shuffled, tokens in (
-            (0.5, False, options.tokens), (1.0, False, options.tokens), (2.0, False, options.tokens),
-            (1.0, True, options.tokens), (1.0, False, 5),
-        ):  # fmt: skip
-            kind = f"synthetic, {tokens} tokens, T = {temperature}" + (", shuffled ids" if shuffled else "")
-            sources.append((kind, vocabulary, synthetic(vocabulary, temperature, shuffled, options.rows, tokens)))
+    sources = []
+    if Path(options.model).exists() and options.data.exists():
+        sources.append(real(options.model, options.data, options.rows))
+    for vocabulary, temperature, shuffled, tokens in (
+        (SMALL, 0.5, False, options.tokens), (SMALL, 1.0, False, options.tokens), (SMALL, 2.0, False, options.tokens),
+        (SMALL, 1.0, True, options.tokens), (SMALL, 1.0, False, 5), (WIDE, 1.0, False, options.tokens),
+    ):  # fmt: skip
+        sources.append(synthetic(vocabulary, temperature, shuffled, options.rows, tokens))
     found = [row for source in sources for row in measure(source)]
     print(
         json.dumps(
-            {"bench": "target_store", "python": platform.python_version(), "numpy": np.__version__, "rows": found}
+            {
+                "bench": "target_store",
+                "python": platform.python_version(),
+                "numpy": np.__version__,
+                "date": datetime.date.today().isoformat(),
+                "rows": found,
+            }
         )
     )
 

@@ -27,6 +27,11 @@ class Proxy(ThreadingHTTPServer):
     faults: list[str]
     hang_s: float = 5.0
     pause_s: float = 0.05
+    fetched: list[str]
+    """Paths of GET requests, in order."""
+    wait_s = 0.0
+    blind = False
+    """Whether it ignores If-None-Match, as some stores do."""
 
 
 REFUSALS = {"503": (503, b"SlowDown"), "403": (403, b"AccessDenied"), "expired": (400, b"ExpiredToken")}
@@ -47,6 +52,11 @@ class Forward(BaseHTTPRequestHandler):
             time.sleep(self.server.hang_s)
             self.close_connection = True
             return
+        time.sleep(self.server.wait_s)
+        if self.command == "GET":
+            self.server.fetched.append(urlsplit(self.path).path)
+        if self.server.blind:
+            del self.headers["If-None-Match"]
         link = http.client.HTTPConnection(urlsplit(self.server.behind).netloc)
         link.request(self.command, self.path, body, dict(self.headers))
         found = link.getresponse()
@@ -112,7 +122,7 @@ def s3_server() -> Iterator[str]:
 def before_s3() -> Iterator[Proxy]:
     """A proxy in front of the server, which AWS_ENDPOINT_URL then names."""
     proxy = Proxy(("127.0.0.1", 0), Forward)
-    proxy.behind, proxy.faults = os.environ["AWS_ENDPOINT_URL"], []
+    proxy.behind, proxy.faults, proxy.fetched = os.environ["AWS_ENDPOINT_URL"], [], []
     threading.Thread(target=proxy.serve_forever, daemon=True).start()
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.server_address[1]}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from raystill import planning
+from raystill import memory, planning, printed
 from raystill.errors import Problem
 
 
@@ -77,6 +77,12 @@ def problems(found: list[Problem]) -> str:
         ("data", "{train: ROWS, prompt: 'constant {{ 1 }}'}", "names no column"),
         ("teacher", "{kind: vlm, model: x}", "did you mean 'vllm'?"),
         ("teacher", "{model: MODEL, engine: {seed: 1}}", "teacher.engine.seed is set by raystill"),
+        (
+            "teacher",
+            "{model: MODEL, engine: {max_model_length: 9}}",
+            "did you mean 'max_model_len'?",
+        ),
+        ("serve", "{engine: {max_num_sequence: 9}}", "serve.engine.max_num_sequence is no vLLM engine argument"),
         ("teacher", "{model: ./gone}", "does not exist"),
         ("student", "{init: {from: MODEL, layers: [0, 7]}}", "layers 0 to 1, not 7"),
         ("student", "{model: MODEL, train: {epochs: -1}}", "train.epochs"),
@@ -102,6 +108,11 @@ def test_a_mistake_is_found_offline_with_its_line(tmp_path: Path, key: str, valu
     assert says in problems(found)
     assert found[0].where == f"{path}:{line}"
     assert found[0].fix
+
+
+def test_a_served_context_that_an_answer_fills_is_found(tmp_path: Path) -> None:
+    said = problems(planning.plan(recipe(tmp_path, serve="{engine: {max_model_len: 512}}")).problems)
+    assert said.count("has a context of 512 tokens, and answers of 512 leave no room") == 1
 
 
 def test_all_mistakes_come_at_once(tmp_path: Path) -> None:
@@ -157,3 +168,56 @@ def test_an_endpoints_key_and_price_are_looked_for(
     made = planning.plan(recipe(tmp_path, teacher=ENDPOINT.format(more), **lines))
     assert len(made.problems) == bool(says)
     assert all(s in problems(made.problems) for s in says)
+
+
+@pytest.mark.parametrize(
+    ("engine", "generate", "says"),
+    [
+        (
+            "{tensor_parallel_size: 2}",
+            "{tensor_parallel: 4}",
+            "tensor_parallel_size is 2 and compute.generate.tensor_par",
+        ),
+        ("{pipeline_parallel_size: 2}", "{pipeline_parallel: 1}", "keep one of them"),
+        ("{}", "{tensor_parallel: 3}", "does not divide the 4 attention heads"),
+        ("{tensor_parallel_size: two}", "{}", "whole numbers from 1"),
+        ("{}", "{tensor_parallel: 4, gpus: 2}", "leave compute.generate.gpus out"),
+        ("{tensor_parallel_size: 2}", "{tensor_parallel: 2, gpus: 2}", ""),
+    ],
+)
+def test_how_an_engine_is_split_is_said_once_and_fits_the_model(
+    tmp_path: Path, engine: str, generate: str, says: str
+) -> None:
+    teacher = f"{{model: {tmp_path / 'model'}, engine: {engine}}}"
+    path = recipe(tmp_path, teacher=teacher, compute=f"{{generate: {generate}}}")
+    found = planning.plan(path).problems
+    assert len(found) == bool(says)
+    assert says in problems(found)
+    assert all(problem.where == f"{path}:5" for problem in found)
+
+
+def test_a_model_too_large_for_this_machines_gpu_is_found_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "gpu_bytes", lambda: 150 * 10**6)
+    path = recipe(tmp_path, teacher=f"{{model: {tmp_path / 'model'}}}")
+    with (tmp_path / "model" / "model.safetensors").open("wb") as file:
+        file.truncate(200 * 10**6)
+    assert "is too large: each GPU must hold 0.2 GB of weights" in problems(planning.plan(path).problems)
+    monkeypatch.setattr(memory, "gpu_bytes", lambda: 250 * 10**6)
+    made = planning.plan(path)
+    assert not made.problems
+    assert "each GPU must hold 0.2 GB of weights" in printed.steps(made)
+
+
+def test_plan_shows_the_node_shape_and_the_bundles_of_an_engine_over_several_nodes(tmp_path: Path) -> None:
+    wide = "{generate: {tensor_parallel: 4, pipeline_parallel: 2, cpus: 8}}"
+    shown = printed.steps(planning.plan(recipe(tmp_path, teacher=f"{{model: {tmp_path / 'model'}}}", compute=wide)))
+    assert "how much its weights take is seen when they are there" in shown
+    assert "one node of 8 GPUs and 8 CPUs, or 2 times 4 GPUs on one node each" in shown
+    assert "a placement group of 8 bundles {GPU: 1}, PACK" in shown
+
+
+def test_a_teacher_behind_a_url_is_asked_the_held_out_rows_too(tmp_path: Path) -> None:
+    labels = [s.label for s in planning.plan(recipe(tmp_path, teacher=ENDPOINT.format(""))).steps]
+    assert labels[-5:] == ["answer teacher", "answer baseline", "measure baseline", "answer student", "measure student"]

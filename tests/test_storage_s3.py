@@ -1,7 +1,10 @@
 """storage on a real S3 protocol server, also behind a proxy that answers 503, loses answers and forbids."""
 
 import multiprocessing
+import subprocess
+import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +42,14 @@ def test_a_second_writer_loses(s3: str) -> None:
     assert storage.put_if_absent(url, b"first")
     assert storage.read(url) == b"first"
     storage.probe(s3)
+
+
+def test_a_store_that_lets_a_second_writer_through_is_refused(faulty: Proxy, s3: str) -> None:
+    faulty.blind = True
+    with pytest.raises(
+        StorageError, match=r"lets a second writer replace an object.*use a store with conditional writes"
+    ):
+        storage.probe(s3)
 
 
 def test_folders_go_up_and_come_down_whole(s3: str, tmp_path: Path) -> None:
@@ -132,3 +143,47 @@ def test_a_missing_bucket_says_how_to_make_it(s3: str) -> None:
 def test_a_missing_object_says_so(s3: str) -> None:
     with pytest.raises(StorageError, match="does not exist; check the address"):
         storage.read(storage.join(s3, "nothing"))
+
+
+STAGE = (
+    "import sys; from pathlib import Path; from raystill.artifacts import Checkpoint; print('ready', flush=True); "
+    "sys.stdin.read(1); print(Checkpoint(sys.argv[1], 'f1').folder(Path(sys.argv[2])), flush=True)"
+)
+
+
+def staging(url: str, cache: Path) -> subprocess.Popen[str]:
+    """A process that is about to stage a model, once it is told to."""
+    code = [sys.executable, "-c", STAGE, url, str(cache)]
+    made = subprocess.Popen(code, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert made.stdout is not None and made.stdout.readline() == "ready\n"
+    return made
+
+
+def test_replicas_that_start_together_fetch_each_file_once(faulty: Proxy, s3: str, tmp_path: Path) -> None:
+    url, cache = storage.join(s3, "model"), tmp_path / "cache"
+    for name in ("config.json", "model.safetensors", "tokenizer/tokenizer.json"):
+        storage.write(storage.join(url, name), name.encode() * 1000)
+    faulty.wait_s = 0.2
+    asked = [staging(url, cache) for _ in range(3)]
+    killed = staging(url, cache)
+    assert killed.stdin is not None
+    killed.stdin.write("g")
+    killed.stdin.flush()
+    while not any(path.endswith("config.json") for path in faulty.fetched):
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.kill()
+    killed.wait()
+    faulty.fetched.clear()
+
+    for one in asked:
+        assert one.stdin is not None
+        one.stdin.write("g")
+        one.stdin.flush()
+    folders = {one.communicate()[0].strip() for one in asked}
+    assert folders == {str(cache / "f1")}
+    fetched = Counter(path.rpartition("/")[2] for path in faulty.fetched)
+    assert fetched["config.json"] == fetched["model.safetensors"] == fetched["tokenizer.json"] == 1
+    files = {p.relative_to(cache / "f1").as_posix() for p in (cache / "f1").rglob("*") if p.is_file()}
+    assert files == {"config.json", "model.safetensors", "tokenizer/tokenizer.json"}
+    assert [p.name for p in cache.iterdir() if p.name.startswith(".tmp")] == []

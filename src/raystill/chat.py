@@ -6,14 +6,14 @@ as a server does it, and the answer ends with exactly one stop token. No tensors
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from raystill.errors import ModelError
 from raystill.recipe import Turn
-from raystill.records import Message
+from raystill.records import Message, Prompt
 
 Tokenizer = Any
 """A transformers tokenizer; transformers ships no types."""
@@ -118,6 +118,25 @@ def prompt_ids(
 ) -> list[int]:
     """Ids of what the model sees when it is asked to answer."""
     return _ids(tokenizer, text(tokenizer, messages, tools, ask=True, arguments=arguments))
+
+
+def too_long(
+    tokenizer: Tokenizer,
+    prompts: Iterable[Prompt],
+    system: str | None,
+    examples: Sequence[Turn],
+    arguments: Mapping[str, Any],
+    context_tokens: int,
+) -> list[str]:
+    """Ids of the prompts that, seen like this, leave no token of a context for an answer."""
+    views = ((p, view(p.messages, system, examples)) for p in prompts)
+    return [p.id for p, seen in views if len(prompt_ids(tokenizer, seen, p.tools, arguments)) >= context_tokens]
+
+
+def view_bytes(prompt: Prompt, system: str | None, examples: Sequence[Turn]) -> int:
+    """Bytes of a prompt seen like this, its tools included and its template's own text left out."""
+    said = [m.content for m in view(prompt.messages, system, examples)]
+    return sum(len(text.encode()) for text in (*said, prompt.tools or ""))
 
 
 @lru_cache(maxsize=16)

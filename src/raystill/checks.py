@@ -8,9 +8,22 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from raystill import engine, filters, losses, models, plugins, sources, storage, tasks, teachers, trackers
+from raystill import (
+    engine,
+    filters,
+    losses,
+    memory,
+    models,
+    placement,
+    plugins,
+    sources,
+    storage,
+    tasks,
+    teachers,
+    trackers,
+)
 from raystill.errors import Problem, RaystillError, RecipeError
-from raystill.recipe import ByColumn, Cut, Structured, Student, Teacher
+from raystill.recipe import ByColumn, Cut, Generate, Structured, Student, Teacher
 from raystill.recipe_file import Loc, Located
 from raystill.stages import prepare
 from raystill.teachers import endpoint
@@ -68,10 +81,11 @@ def _teacher(located: Located) -> Iterator[Problem]:
         if teacher.recipe and not Path(teacher.recipe).is_file():
             yield Problem(located.where(*loc, "recipe"), f"{teacher.recipe} does not exist", "check the path")
         where = f"teachers.{name}.engine" if recipe.teachers else "teacher.engine"
-        yield from _attempt(located, (*loc, "engine"), engine.refuse_owned, teacher.engine, where)
+        for refuse in (engine.refuse_owned, engine.refuse_unknown):
+            yield from _attempt(located, (*loc, "engine"), refuse, teacher.engine, where)
         form = teacher.sampling.structured
         yield from _attempt(located, (*loc, "sampling", "structured"), _form, form) if form else ()
-        yield from _attempt(located, (*loc, "engine"), _divides, teacher, where)
+        yield from _attempt(located, (*loc, "engine"), _parallel, teacher, recipe.compute.generate, where)
     if isinstance(recipe.route, ByColumn) and (gone := set(recipe.route.map.values()) - set(recipe.all_teachers())):
         said = f"route.map names no teacher of this recipe: {', '.join(sorted(gone))}"
         yield Problem(located.where("route"), said, f"there are: {', '.join(recipe.all_teachers())}")
@@ -114,16 +128,32 @@ def _form(form: Structured) -> None:
         raise RecipeError(f"regex does not compile: {e}; mend it there") from e
 
 
-def _divides(teacher: Teacher, where: str) -> None:
-    """Raise RecipeError when the model's attention heads cannot be dealt to so many GPUs."""
+def _parallel(teacher: Teacher, wide: Generate, where: str) -> None:
+    """Raise when a model cannot be dealt to so many GPUs, is too large for them, or their number is said in two ways."""
+    for kind, size in (("tensor", wide.tensor_parallel), ("pipeline", wide.pipeline_parallel)):
+        own = teacher.engine.get(f"{kind}_parallel_size", size)
+        if size is not None and own != size:
+            raise RecipeError(
+                f"{where}.{kind}_parallel_size is {own} and compute.generate.{kind}_parallel is {size}; keep one of them"
+            )
+    asked = placement.asked(teacher.kind, teacher.engine, wide) or {}
+    tensor, pipeline = (asked.get(f"{kind}_parallel_size", 1) for kind in ("tensor", "pipeline"))
+    if not all(isinstance(size, int) and size > 0 for size in (tensor, pipeline)):
+        raise RecipeError(f"{where}: tensor_parallel_size and pipeline_parallel_size are whole numbers from 1; e.g. 2")
+    if wide.gpus and tensor * pipeline not in (1, wide.gpus):
+        raise RecipeError(
+            f"compute.generate.gpus is {wide.gpus}, and an engine of tensor_parallel {tensor} and pipeline_parallel "
+            f"{pipeline} holds {tensor * pipeline}; leave compute.generate.gpus out"
+        )
     heads = (models.config(teacher.model) or {}).get("num_attention_heads") if teacher.model else None
-    parallel = teacher.engine.get("tensor_parallel_size", 1)
-    if isinstance(heads, int) and isinstance(parallel, int) and parallel > 0 and heads % parallel:
+    if isinstance(heads, int) and heads % tensor:
         fits = [n for n in (1, 2, 4, 8, 16) if heads % n == 0]
         raise RecipeError(
-            f"{where}.tensor_parallel_size {parallel} does not divide the {heads} attention heads of {teacher.model}; "
+            f"{where}.tensor_parallel_size {tensor} does not divide the {heads} attention heads of {teacher.model}; "
             f"take one of {', '.join(map(str, fits))}"
         )
+    if teacher.kind == "vllm" and teacher.model:
+        memory.refuse(teacher.model, asked, memory.gpu_bytes())
 
 
 def _students(located: Located) -> Iterator[Problem]:
@@ -159,14 +189,17 @@ def _layers(located: Located, loc: Loc, student: Student, cut: Cut) -> Iterator[
 def _comparable(located: Located) -> Iterator[Problem]:
     """Models that cannot both be asked the same rows: one whose context an answer fills leaves no room for a prompt."""
     recipe = located.recipe
-    named = {"teacher": recipe.teacher.model}
+    named = {"teacher": (recipe.teacher.model, recipe.serve.engine | recipe.teacher.engine)}
     for name, student in recipe.all_students().items():
-        named[name] = student.init.from_ if isinstance(student.init, Cut) else student.model
+        model = student.init.from_ if isinstance(student.init, Cut) else student.model
+        named[name] = (model, recipe.serve.engine)
     asked = recipe.evaluate.max_tokens
-    for name, model in named.items():
-        config = models.config(model) if model and Path(model, "config.json").is_file() else None
-        context = config.get("max_position_embeddings") if config else None
-        if isinstance(context, int) and asked >= context:
+    for name, (model, served) in named.items():
+        if not model:
+            continue
+        config = models.config(model) if Path(model, "config.json").is_file() else None
+        context = served.get("max_model_len") or (config or {}).get("max_position_embeddings")
+        if isinstance(context, int) and 0 < context <= asked:
             yield Problem(
                 located.where("evaluate", "max_tokens"),
                 f"{name} ({model}) has a context of {context} tokens, and answers of {asked} leave no room for a prompt: "
@@ -177,7 +210,8 @@ def _comparable(located: Located) -> Iterator[Problem]:
 
 def _owned(located: Located) -> Iterator[Problem]:
     recipe = located.recipe
-    yield from _attempt(located, ("serve", "engine"), engine.refuse_owned, recipe.serve.engine, "serve.engine")
+    for refuse in (engine.refuse_owned, engine.refuse_unknown):
+        yield from _attempt(located, ("serve", "engine"), refuse, recipe.serve.engine, "serve.engine")
     for line in zero.refuse_owned(recipe.train.deepspeed):
         what, _, fix = line.partition("; ")
         yield Problem(located.where("train", "deepspeed"), what, fix)

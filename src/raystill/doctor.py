@@ -1,10 +1,11 @@
 """plan --check: what reads weights' tokenizers, stores and the machine before time and money are spent."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from raystill import chat, engine, models, sources, storage
+from raystill import artifacts, chat, engine, models, sources, storage
 from raystill.artifacts import Table
 from raystill.errors import RaystillError
 from raystill.planning import Plan
@@ -29,10 +30,6 @@ def examine(plan: Plan) -> Iterator[Finding]:
     if recipe is None:
         return
     yield _look("store refuses a second writer of one name", storage.probe, recipe.root)
-    engines = {f"{n}'s engine": t.engine for n, t in recipe.all_teachers().items()}
-    for where, keys in {**engines, "serve.engine": recipe.serve.engine}.items():
-        if keys:
-            yield _look(f"{where}: arguments that vLLM knows", engine.refuse_unknown, keys, where)
     for name in _paths(recipe):
         yield _look(f"data {name} can be read", _readable, name)
     for role, model in _models(recipe):
@@ -81,19 +78,15 @@ def _fit(plan: Plan, role: str, model: str) -> None:
     prepared = next((s for s in plan.steps if s.label == "prepare" and s.state == "done"), None)
     if recipe is None or prepared is None:
         return
-    from raystill import artifacts
-    from raystill.engine import context_length
-
     table = artifacts.load(Table, prepared.url)
     folder = models.resolve(model, recipe.root, offline=False).folder()
-    tokenizer, context = chat.load_tokenizer(folder), context_length(folder)
     teacher = recipe.all_teachers().get(role)
+    tokenizer = chat.load_tokenizer(folder)
+    context = engine.context_tokens(folder, teacher.engine if teacher else recipe.serve.engine)
     system = teacher.system if teacher else recipe.all_students()[role].system
     examples, arguments = (teacher.examples, teacher.chat_template_kwargs) if teacher else ([], {})
-    rows = list(table.rows(Prompt))[:PROBE_ROWS] if table else []
-    asked = {p.id: chat.view(p.messages, system, examples) for p in rows}
-    long = [p.id for p in rows if len(chat.prompt_ids(tokenizer, asked[p.id], p.tools, arguments)) >= context]
-    if long:
+    rows = list(itertools.islice(table.rows(Prompt), PROBE_ROWS)) if table else []
+    if long := chat.too_long(tokenizer, rows, system, examples, arguments, context):
         raise RaystillError(
             f"{len(long)} of {len(rows)} prompts do not fit {model}'s context of {context} tokens, first {long[0]}; "
             "shorten the system prompt or examples, or choose a model with a longer context"

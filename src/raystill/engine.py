@@ -9,7 +9,9 @@ import importlib.util
 import json
 import os
 import shutil
+import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,12 @@ def gpus(engine: Mapping[str, Any]) -> int:
     return int(engine.get("tensor_parallel_size", 1)) * int(engine.get("pipeline_parallel_size", 1))
 
 
+def in_placement_group() -> bool:
+    """Whether this process is an actor whose placement group vLLM's workers are to fill."""
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized() and ray.util.get_current_placement_group() is not None
+
+
 def refuse_owned(engine: Mapping[str, Any], where: str) -> None:
     """Raise RecipeError for an engine argument that raystill sets itself."""
     for key in engine:
@@ -49,7 +57,7 @@ def refuse_owned(engine: Mapping[str, Any], where: str) -> None:
 
 def refuse_unknown(engine: Mapping[str, Any], where: str) -> None:
     """Raise RecipeError for an argument that the installed vLLM does not know."""
-    known = known_arguments() if engine else ()
+    known = _known_arguments()
     for key in engine if known else ():
         if key not in known:
             near = difflib.get_close_matches(key, known, 1, 0.5)
@@ -57,21 +65,23 @@ def refuse_unknown(engine: Mapping[str, Any], where: str) -> None:
             raise RecipeError(f"{where}.{key} is no vLLM engine argument; {hint}")
 
 
-def known_arguments() -> list[str]:
-    """Engine arguments of the installed vLLM, none without it: the fields of AsyncEngineArgs, read from their source.
-
-    To import the class would take the driver ten seconds and a gigabyte before any engine starts.
-    """
+@cache
+def _known_arguments() -> frozenset[str]:
+    """Fields of vLLM's argument classes, read from their source: importing vLLM takes seconds. Empty without vLLM."""
     found = importlib.util.find_spec("vllm")
-    if found is None or found.origin is None:
-        return []
-    tree = ast.parse((Path(found.origin).parent / "engine" / "arg_utils.py").read_text())
-    classes = [c for c in tree.body if isinstance(c, ast.ClassDef) and c.name in ("EngineArgs", "AsyncEngineArgs")]
-    fields = [field for c in classes for field in c.body if isinstance(field, ast.AnnAssign)]
-    return [field.target.id for field in fields if isinstance(field.target, ast.Name)]
+    if found is None or not found.submodule_search_locations:
+        return frozenset()
+    source = Path(found.submodule_search_locations[0], "engine", "arg_utils.py")
+    classes = [
+        node
+        for node in ast.parse(source.read_bytes()).body
+        if isinstance(node, ast.ClassDef) and node.name in ("EngineArgs", "AsyncEngineArgs")
+    ]
+    fields = (line.target for made in classes for line in made.body if isinstance(line, ast.AnnAssign))
+    return frozenset(field.id for field in fields if isinstance(field, ast.Name))
 
 
-def environment(cpus: int) -> dict[str, str]:
+def environment(cpus: int, on_gpu: bool) -> dict[str, str]:
     """Environment of an engine process with so many cores.
 
     Ray sets OMP_NUM_THREADS to the actor's num_cpus, and vLLM on CPU follows it: an engine without its cores runs at
@@ -83,7 +93,7 @@ def environment(cpus: int) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    if has_gpu():
+    if on_gpu:
         return quiet
     return quiet | {
         "OMP_NUM_THREADS": str(cpus),
@@ -97,7 +107,8 @@ def environment(cpus: int) -> dict[str, str]:
 def arguments(model: str, engine: Mapping[str, Any]) -> dict[str, Any]:
     """vLLM engine arguments for a model folder or hub id: the machine's defaults, then the recipe's own."""
     if has_gpu():
-        return {"model": model, **engine}
+        spread = {"distributed_executor_backend": "ray"} if in_placement_group() else {}
+        return {"model": model, **spread, **engine}
     fitted = {
         "dtype": "float32",
         "enforce_eager": True,
@@ -106,6 +117,12 @@ def arguments(model: str, engine: Mapping[str, Any]) -> dict[str, Any]:
         "enable_chunked_prefill": False,
     }
     return {"model": model, **fitted, **engine}
+
+
+def context_tokens(model: str, engine: Mapping[str, Any]) -> int:
+    """Tokens of prompt and answer that an engine with these arguments takes."""
+    asked = arguments(model, engine).get("max_model_len")
+    return asked if isinstance(asked, int) and asked > 0 else context_length(model)
 
 
 def context_length(model: str) -> int:

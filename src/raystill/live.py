@@ -114,18 +114,23 @@ def _served(
 ) -> Iterator[Any]:
     from raystill import artifacts
     from raystill.artifacts import Checkpoint
+    from raystill.models import resolve
     from raystill.session import ray_session
     from raystill.stages import serve as stage
 
     hosted = models_of(recipe, names(path))
-    models = {name: artifacts.load(Checkpoint, url) or Checkpoint(url, "") for name, url in hosted.items()}
+    models = {
+        name: artifacts.load(Checkpoint, url) or resolve(url, recipe.root, offline=False)
+        for name, url in hosted.items()
+    }
     if only is not None and only not in models:
         raise RecipeError(f"no model '{only}'; there are: {', '.join(models)}")
     wanted = models if only is None else {only: models[only]}
     with tempfile.TemporaryDirectory(prefix="raystill-") as scratch, ray_session(recipe.compute) as ensure_ray:
         ensure_ray()
         context = Context("", recipe.compute, progress, recipe.max_error_rate, Path(scratch), stopping)
-        with stage.serve(wanted, recipe.serve, context, port=port) as endpoint:
+        own = {name: pipeline.served_as(recipe, name) for name in wanted}
+        with stage.serve(wanted, recipe.serve, context, own=own, port=port) as endpoint:
             yield endpoint
 
 

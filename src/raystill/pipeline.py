@@ -10,14 +10,15 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from raystill import filters, losses, plugins, recipe_file, sources, storage, tasks, teachers
+from raystill import filters, losses, placement, plugins, recipe_file, sources, storage, tasks, teachers
 from raystill.artifacts import Artifact, Checkpoint, Outcome, Table
 from raystill.context import Context, Progress
 from raystill.errors import RecipeError
 from raystill.models import UNRESOLVED, resolve
 from raystill.provenance import hardware
-from raystill.recipe import ByColumn, Cut, Random, Recipe, Score, Serve, Student, Teacher, Train, Turn
+from raystill.recipe import PLACEMENT_KEYS, ByColumn, Cut, Random, Recipe, Score, Serve, Student, Teacher, Train, Turn
 from raystill.records import SPLITS
 from raystill.session import ray_session
 from raystill.stages import curate, evaluate, generate, initialize, prepare, report, score, serve, train
@@ -56,6 +57,7 @@ def run(
     teacher rejected for a passing reason are asked again.
     """
     recipe = recipe_file.load(path, compute).recipe
+    storage.probe(recipe.root)
     with ray_session(recipe.compute) as ensure_ray, tempfile.TemporaryDirectory(prefix="raystill-") as scratch:
         do = Runner(recipe, progress, stopping, ensure_ray, Path(scratch), only, retry_rejected)
         try:
@@ -84,6 +86,8 @@ def learn(recipe: Recipe, do: Do) -> Line:
 
 def compare(recipe: Recipe, made: Line, do: Do) -> Line:
     """The line with every model's answers and load, asked over HTTP."""
+    if recipe.teacher.kind == "endpoint":
+        made.answers["teacher"] = do(answered_paid(recipe, made))
     for group in [list(made.models)] if recipe.evaluate.together else [[name] for name in made.models]:
         serve_and_ask(recipe, group, made, do)
     return made
@@ -91,7 +95,8 @@ def compare(recipe: Recipe, made: Line, do: Do) -> Line:
 
 def serve_and_ask(recipe: Recipe, group: list[str], made: Line, do: Do) -> None:
     """Answers and loads of some models; only those are served of which one is missing."""
-    with on_demand(lambda context: serve.serve(wanted, uncached(recipe.serve), context, port=0)) as endpoint:
+    own = {name: served_as(recipe, name) for name in group}
+    with on_demand(lambda context: serve.serve(wanted, uncached(recipe.serve), context, own=own, port=0)) as endpoint:
         asked = {name: answered(recipe, name, made, endpoint) for name in group}
         loaded = {name: measured(recipe, name, made, endpoint) for name in group}
         wanted = {n: made.models[n] for n in group if not (do.done(asked[n]) and do.done(loaded[n]))}
@@ -103,6 +108,16 @@ def serve_and_ask(recipe: Recipe, group: list[str], made: Line, do: Do) -> None:
 def uncached(config: Serve) -> Serve:
     """Serving without a prefix cache: answers asked before would make the same model look faster."""
     return config.model_copy(update={"engine": {"enable_prefix_caching": False, **config.engine}})
+
+
+def served_as(recipe: Recipe, name: str) -> dict[str, Any]:
+    """What one model's server is told beyond serve.engine: a served teacher is the one that answered in generate."""
+    if name != "teacher":
+        return {}
+    teacher = recipe.teacher
+    told = {"default_chat_template_kwargs": teacher.chat_template_kwargs, "reasoning_parser": teacher.reasoning_parser}
+    engine = placement.asked("vllm", teacher.engine, recipe.compute.generate) or {}
+    return {**engine, **{key: value for key, value in told.items() if value}}
 
 
 def prepared(recipe: Recipe, do: Do) -> Step[Table]:
@@ -129,10 +144,15 @@ def asked_all(recipe: Recipe, prompts: Table, weights: Mapping[str, Checkpoint |
     asked = prompts
     for name, teacher in recipe.all_teachers().items():
         asked = route_to(recipe, name, prompts if isinstance(recipe.route, ByColumn) else asked, generations, do)
-        spent = sum(table.counts.get("cost", 0.0) for table in generations.values())
-        left = None if recipe.budget.usd is None else max(0.0, recipe.budget.usd - spent)
+        left = left_of(recipe, generations)
         generations[name] = generations_of(name, teacher, weights[name], asked, left, do)
     return generations
+
+
+def left_of(recipe: Recipe, generations: Mapping[str, Table]) -> float | None:
+    """What these answers leave of the budget, in US dollars; None where there is none."""
+    spent = sum(table.counts.get("cost", 0.0) for table in generations.values())
+    return None if recipe.budget.usd is None else max(0.0, recipe.budget.usd - spent)
 
 
 def route_to(recipe: Recipe, name: str, prompts: Table, before: dict[str, Table], do: Do) -> Table:
@@ -290,11 +310,12 @@ def answered(recipe: Recipe, name: str, made: Line, endpoint: Serving) -> Step[T
     config, (system, examples) = recipe.evaluate, view_of(recipe, name)
     view = {"system": system, "examples": [turn.identity() for turn in examples]}
     sampling = {k: getattr(config, k) for k in ("split", "limit", "max_tokens", "temperature")}
+    same = {k: v for k, v in served_as(recipe, name).items() if k not in PLACEMENT_KEYS}
     return Step(
         label=f"answer {name}",
         stage="answer",
         version=evaluate.VERSION,
-        decides={"view": view, "sampling": sampling, "engine": recipe.serve.engine},
+        decides={"view": view, "sampling": sampling, "engine": recipe.serve.engine | same},
         inputs={"model": made.models[name], "prompts": made.prompts},
         kind=Table,
         make=lambda context: evaluate.answer(config, name, system, examples, endpoint(context), made.prompts, context),
@@ -302,16 +323,33 @@ def answered(recipe: Recipe, name: str, made: Line, endpoint: Serving) -> Step[T
     )
 
 
+def answered_paid(recipe: Recipe, made: Line) -> Step[Table]:
+    """What a teacher behind a URL says to the held-out prompts, of what generate has left of the budget."""
+    config, teacher = recipe.evaluate, recipe.teacher
+    sampling = {k: getattr(config, k) for k in ("split", "limit", "max_tokens", "temperature")}
+    left = left_of(recipe, made.generations)
+    return Step(
+        label="answer teacher",
+        stage="answer",
+        version=evaluate.VERSION,
+        decides={"teacher": teacher.identity(), "sampling": sampling},
+        inputs={"prompts": made.prompts},
+        kind=Table,
+        make=lambda context: evaluate.answer_paid(config, teacher, made.prompts, left, context),
+    )
+
+
 def measured(recipe: Recipe, name: str, made: Line, endpoint: Serving) -> Step[Table]:
     """How fast a model answers under the stated loads, on this kind of machine."""
     config, (system, examples) = recipe.evaluate, view_of(recipe, name)
     view = {"system": system, "examples": [turn.identity() for turn in examples]}
+    engine = recipe.serve.engine | served_as(recipe, name)
     load = {k: getattr(config, k) for k in ("split", "limit", "max_tokens", "temperature", "load", "load_requests")}
     return Step(
         label=f"measure {name}",
         stage="load",
         version=evaluate.VERSION,
-        decides={"view": view, "load": load, "engine": recipe.serve.engine, "hardware": hardware()},
+        decides={"view": view, "load": load, "engine": engine, "hardware": hardware()},
         inputs={"model": made.models[name], "prompts": made.prompts},
         kind=Table,
         make=lambda context: evaluate.measure(

@@ -4,12 +4,13 @@ It walks the same line as a run and names each step: its fingerprint, whether it
 stands in the way. What cannot be read offline (s3://, hub ids not seen before) is `unresolved`, no error.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from raystill import artifacts, pipeline, recipe_file, storage
+from raystill import artifacts, memory, pipeline, placement, recipe_file, storage
 from raystill.artifacts import Artifact
 from raystill.checks import check
 from raystill.errors import Problem, RaystillError
@@ -38,6 +39,8 @@ class Plan:
     recipe: Recipe | None
     steps: list[Planned]
     problems: list[Problem]
+    needs: list[str] = field(default_factory=list)
+    """What a teacher's replica needs of a cluster with GPUs, a line each."""
 
 
 @dataclass
@@ -70,6 +73,8 @@ class Planner:
             return UNRESOLVED, "known when the run can read its inputs"
         if storage.exists(storage.join(url, artifacts.MANIFEST)):
             return "done", "reused"
+        if step.stage == "answer" and storage.entries(url):
+            return "partial", "some answers are kept"
         if units := [e for e in storage.entries(url) if e.url.endswith(".parquet")]:
             prompts = step.inputs.get("prompts")
             total = len(prompts.parts("train", "validation")) if isinstance(prompts, artifacts.Table) else 0
@@ -92,7 +97,23 @@ def plan(path: str, compute: str | None = None) -> Plan:
     except (RaystillError, ValidationError) as e:
         if not problems:
             problems = [Problem(located.where(), str(e), f"mend it and run: raystill plan {path}")]
-    return Plan(located.recipe, planner.steps, problems)
+    return Plan(located.recipe, planner.steps, problems, [] if problems else list(needs(located.recipe)))
+
+
+def needs(recipe: Recipe) -> Iterator[str]:
+    """The node shape and placement group of every engine that takes several GPUs, and what each GPU must hold."""
+    for name, teacher in recipe.all_teachers().items():
+        asked = placement.asked(teacher.kind, teacher.engine, recipe.compute.generate)
+        shape = placement.shape(recipe.compute.generate.cpus or 1, asked, recipe.compute.generate, on_gpu=True)
+        if shape.gpus < (1 if memory.gpu_bytes() else 2):
+            continue
+        yield f"{name}: each replica needs one node of {shape}"
+        if teacher.kind != "vllm":
+            continue
+        found, size = memory.need(teacher.model or "", asked or {}), memory.gpu_bytes()
+        holds = f"each GPU must hold {found}" if found else "how much its weights take is seen when they are there"
+        room = f"this machine's GPUs have {size / memory.GB:.1f} GB" if size else "the GPUs' memory is not known here"
+        yield f"{name}: {holds}; {room}"
 
 
 def resolved(block: Block, prefix: str = "") -> list[tuple[str, Any, str]]:

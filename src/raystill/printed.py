@@ -10,6 +10,8 @@ def steps(plan: Plan) -> str:
     """One line per step, then every mistake with its fix."""
     width = max((len(s.label) for s in plan.steps), default=0)
     lines = [f"{s.label:<{width}}  {s.fingerprint:<12}  {s.state:<10}  {s.note}".rstrip() for s in plan.steps]
+    if plan.needs:
+        lines += ["", *plan.needs]
     if plan.problems:
         count = len(plan.problems)
         lines += ["", f"{count} mistake{'s' if count > 1 else ''}:", *(str(p) for p in plan.problems)]

@@ -464,7 +464,16 @@ class Generate(Block):
     cpus: int | None = setting(
         None, "CPUs per engine", "all of the machine's, shared by the replicas", identity=False, ge=1
     )
-    gpus: int | None = setting(None, "GPUs per engine", "one where there is one", identity=False, ge=0)
+    gpus: int | None = setting(
+        None, "GPUs per engine", "tensor times pipeline parallelism, where there are GPUs", identity=False, ge=0
+    )
+    tensor_parallel: int | None = setting(
+        None, "GPUs that share every layer, on one node", "the teacher's engine says it, else 1", identity=False, ge=1
+    )
+    pipeline_parallel: int | None = setting(
+        None, "stages that a model's layers are cut into, over several nodes where one is too small",
+        "the teacher's engine says it, else 1", identity=False, ge=1,
+    )  # fmt: skip
     units_in_flight: int = setting(
         4, "units that one engine works on at once", "keeps its batch full", identity=False, ge=1
     )

@@ -118,7 +118,7 @@ class Targets(Record):
 
 @dataclass(frozen=True)
 class Answer(Record):
-    """What a served model said to one prompt. ttft_s is the time to the first token."""
+    """What a model said to one prompt. ttft_s is the time to the first token, 0 where only the whole was timed."""
 
     SCHEMA: ClassVar[int] = 1
     id: str

@@ -1,5 +1,6 @@
 """The Ray session of a run: started by the first stage that needs it, on this machine or where RAY_ADDRESS says."""
 
+import collections
 import contextlib
 import os
 import signal
@@ -7,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from raystill.errors import ResourceError
+from raystill.placement import Node, Shape
 from raystill.recipe import Compute
 
 LOGICAL_CPUS = 8
@@ -67,15 +69,30 @@ def _start(compute: Compute) -> None:
     ray.init(num_cpus=cpus, include_dashboard=False)
 
 
-def fit(what: str, most: int, cpus: float, gpus: float = 0) -> int:
-    """How many of `most` equal actors this cluster can hold. Raises ResourceError when not even one fits."""
+def nodes() -> list[Node]:
+    """What each living node of the cluster has."""
     import ray
 
-    has = ray.cluster_resources()
-    room = min(most, *(int(has.get(kind, 0) // each) for kind, each in (("CPU", cpus), ("GPU", gpus)) if each))
-    if room < 1:
-        need(f"one {what}", cpus, gpus)
-    return room
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def fit(what: str, most: int, shape: Shape) -> tuple[int, bool]:
+    """How many of `most` engines this cluster can hold, and whether each of them lies on several nodes.
+
+    Raises ResourceError with the arithmetic when not even one fits; Ray would wait for ever.
+    """
+    there = nodes()
+    if whole := shape.whole(there):
+        return min(most, whole), False
+    if spread := shape.spread(there):
+        return min(most, spread), True
+    stages = f", or {shape.stages} times {shape.stage_gpus} GPUs on one node each" if shape.stages > 1 else ""
+    kinds = collections.Counter((node.get("CPU", 0), node.get("GPU", 0)) for node in there)
+    has = ", ".join(f"{n} of {cpus:g} CPUs and {gpus:g} GPUs" for (cpus, gpus), n in sorted(kinds.items()))
+    raise ResourceError(
+        f"one {what} needs {shape.cpus} CPUs and {shape.gpus} GPUs on one node{stages}; the nodes of this Ray "
+        f"cluster are {has}; ask for less in 'compute.generate', or add larger nodes"
+    )
 
 
 def need(what: str, cpus: float, gpus: float = 0) -> None:

@@ -7,6 +7,7 @@ they do everywhere. Local publishing links a finished temporary file to its name
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import random
@@ -130,9 +131,13 @@ def upload(folder: Path, url: str) -> None:
 
 
 def download(url: str, folder: Path) -> Path:
-    """A local copy of a remote folder, complete or not there at all; safe when several processes ask at once."""
-    if not folder.is_dir():
-        temporary = folder.with_name(f".tmp-{uuid.uuid4().hex}")
+    """A local copy of a remote folder, complete or not there at all; of several processes one fetches, the others wait."""
+    temporary = folder.with_name(f".tmp-{folder.name}")
+    with folder.with_name(f".lock-{folder.name}").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # let go by the kernel when its holder dies
+        if folder.is_dir():
+            return folder
+        shutil.rmtree(temporary, ignore_errors=True)  # of one that died
         for entry in entries(url):
             target = temporary / entry.url.removeprefix(url.rstrip("/") + "/")
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -140,20 +145,17 @@ def download(url: str, folder: Path) -> Path:
                 _client().download_file(*_where(entry.url).values(), str(target))
         if not temporary.is_dir():
             raise StorageError(f"{url} holds nothing; check the address with `aws s3 ls {url}/`")
-        try:
-            temporary.rename(folder)
-        except OSError:  # another process was first
-            shutil.rmtree(temporary, ignore_errors=True)
-    return folder
+        return temporary.rename(folder)
 
 
 def probe(url: str) -> None:
-    """Put one name twice. Raises StorageError unless the second put is refused: commits rest on that."""
-    name = join(url, f".probe-{uuid.uuid4().hex}")
+    """Put one name twice. Raises StorageError unless the second put is refused: commits rest on that.
+
+    The name stays, since a role that may write need not be one that may delete.
+    """
+    name = join(url, ".probe")
     put_if_absent(name, b"first")
-    won = put_if_absent(name, b"second")
-    remove(name)
-    if won:
+    if put_if_absent(name, uuid.uuid4().bytes):
         raise StorageError(
             f"the store at {url} lets a second writer replace an object (it ignores If-None-Match), so two runs could "
             "mix their results; use a store with conditional writes, such as AWS S3, MinIO or a local disk"
@@ -161,7 +163,7 @@ def probe(url: str) -> None:
 
 
 def remove(url: str) -> None:
-    """Delete one object of our own making (probes only: artifacts are never deleted)."""
+    """Delete one object of our own making. Artifacts are never deleted."""
     if is_s3(url):
         with _s3_errors(url):
             _client().delete_object(**_where(url))
@@ -281,4 +283,4 @@ def _s3_errors(url: str) -> Iterator[None]:
                 ) from None
         raise StorageError(f"{url}: the store answers {code or e}; run the same command again to resume") from None
     except BotoCoreError as e:
-        raise StorageError(f"{url}: {e}; check credentials, AWS_REGION and AWS_ENDPOINT_URL") from None
+        raise StorageError(f"{url}: {e}; check the network, credentials, AWS_REGION and AWS_ENDPOINT_URL") from None

@@ -29,7 +29,7 @@ MESSAGES = (
     "ray::rpc::ActorInfoGcsService.grpc_client.CreateActor",
     "ray::rpc::InternalKVGcsService.grpc_client.InternalKVGet",
 )
-"""How work is handed out and comes back. With a tenth of all kinds lost Ray 2.60 does not end by itself."""
+"""How work is handed out and comes back. With a tenth of every kind lost Ray 2.60 itself was seen to wait for ever."""
 
 
 @contextlib.contextmanager

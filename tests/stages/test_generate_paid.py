@@ -1,4 +1,4 @@
-"""generate with a teacher that is paid by the answer: a budget that holds, and nothing paid twice."""
+"""A teacher that is paid by the answer, in generate and on held-out rows: a budget that holds, and nothing paid twice."""
 
 import io
 import threading
@@ -13,10 +13,10 @@ from fixtures_openai import Server, good
 from raystill import artifacts
 from raystill.artifacts import Manifest, Table
 from raystill.context import Context
-from raystill.errors import Interrupted, OverBudget
-from raystill.recipe import Compute, Teacher
-from raystill.records import Generation, Message, Prompt
-from raystill.stages import generate
+from raystill.errors import Interrupted, OverBudget, RecipeError, StageError
+from raystill.recipe import Compute, Evaluate, Teacher
+from raystill.records import Answer, Generation, Message, Prompt
+from raystill.stages import evaluate, generate
 from raystill.view import Lines
 
 ROWS, UNITS, IN_FLIGHT = 10, 6, 4
@@ -91,3 +91,46 @@ def test_ctrl_c_waits_for_what_is_on_its_way_and_keeps_it(server: Server, tmp_pa
     server.wait_s = 0.0
     generate.generate(teacher(server), None, prompts, None, None, context(tmp_path))
     assert len(server.asked) == ROWS * UNITS
+
+
+def held_out(root: Path, rows: int) -> Table:
+    held = [Prompt(f"h{i:03}", None, [Message("user", f"{i}")], None, "t", "f", "test", "x", "{}") for i in range(rows)]
+    part = artifacts.write_part(str(root / "h"), "test", Prompt, held)
+    return artifacts.commit(Table, str(root / "h"), Manifest("prompts", 1, "prepare", 1, "h", {}, {}, [part]))
+
+
+def test_held_out_rows_are_asked_under_the_budget_and_paid_once(server: Server, tmp_path: Path) -> None:
+    rows = evaluate.PAID_ROWS + 10
+    prompts, config = held_out(tmp_path, rows + 5), Evaluate(limit=rows, max_tokens=7)
+    asked = teacher(server, system="You are the desk.", sampling={"n": 3, "temperature": 1.0})
+    with pytest.raises(OverBudget, match=r"raise budget\.usd"):
+        evaluate.answer_paid(config, asked, prompts, 20.0, context(tmp_path))
+    assert 20 <= len(server.asked) < 20 + IN_FLIGHT
+    outcome = evaluate.answer_paid(config, asked, prompts, 1000.0, context(tmp_path))
+    assert len(server.asked) == rows
+    assert outcome.counts["cost"] == pytest.approx(rows)
+    assert outcome.counts["rows"] == rows
+    body = server.asked[0]
+    assert (body["max_tokens"], body["temperature"]) == (7, 0.0)
+    assert [m["role"] for m in body["messages"]] == ["system", "user"]
+    url = f"{context(tmp_path).url}/{outcome.files[0].path}"
+    made = artifacts.decode(Answer, Path(url).read_bytes(), url)
+    assert [a.id for a in made] == sorted(p.id for p in evaluate.choose(prompts, config))
+    assert {(a.model, a.text, a.output_tokens, a.error) for a in made} == {("teacher", "Hello", 20, None)}
+
+
+def test_a_key_that_is_missing_is_said_before_anything_is_asked(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CANARY_KEY")
+    with pytest.raises(RecipeError, match="export CANARY_KEY="):
+        generate.generate(teacher(server), None, prompts_of(tmp_path), 5.0, None, context(tmp_path))
+    with pytest.raises(RecipeError, match="export CANARY_KEY="):
+        evaluate.answer_paid(Evaluate(), teacher(server), held_out(tmp_path, 12), 5.0, context(tmp_path))
+    assert server.asked == []
+
+
+def test_a_url_that_fails_on_too_many_held_out_rows_stops_the_run(server: Server, tmp_path: Path) -> None:
+    server.script((400, {}, b"{}"))
+    with pytest.raises(StageError, match=r"teacher failed on 12 of 12 requests.*HTTP 400"):
+        evaluate.answer_paid(Evaluate(), teacher(server), held_out(tmp_path, 12), None, context(tmp_path))

@@ -297,3 +297,38 @@ def test_speeds_of_two_machines_are_never_compared(tmp_path: Path) -> None:
     made, _, _ = written(report(recipe(tmp_path), replace(whole, loads=whole.loads | {"teacher": moved})))
     assert made["speedup"] == []
     assert any("different kinds of machine" in n for n in made["notes"])
+
+
+def test_a_teacher_behind_a_url_is_compared_by_its_answers_and_its_price(tmp_path: Path) -> None:
+    whole = line(tmp_path)
+    counted = whole.answers["teacher"]
+    paid = table(tmp_path, "answer-teacher", counted.parts(), {"rows": ROWS, "errors": {}, "cost": 0.4})
+    dear = {"rows": 3, "answers": 2, "output_tokens": 9, "errors": {"HTTP 400": 1}, "cost": 2.5}
+    made_line = replace(
+        whole,
+        models={n: m for n, m in whole.models.items() if n != "teacher"},
+        loads={n: x for n, x in whole.loads.items() if n != "teacher"},
+        answers=whole.answers | {"teacher": paid},
+        generations={"dear": table(tmp_path, "generate", [], dear), "local": whole.generations["teacher"]},
+    )
+    teachers = {
+        "dear": {"kind": "endpoint", "endpoint": {"url": "https://h", "model": "large"}},
+        "local": {"model": "m"},
+    }
+    values = recipe(tmp_path).model_dump(exclude_unset=True) | {"teachers": teachers}
+    made, page, _ = written(
+        report(Recipe.model_validate({k: v for k, v in values.items() if k != "teacher"}), made_line)
+    )
+    assert made["models"]["teacher"]["accuracy"] == 0.9
+    assert made["retention"] == pytest.approx(17 / 18)
+    assert made["models"]["teacher"]["cost_per_1000_answers"] == pytest.approx(20)
+    assert made["cost"]["teacher_endpoint"] == pytest.approx(2.9)
+    assert made["speedup"] == []
+    assert any("answers behind a URL" in note for note in made["notes"])
+    assert not any("no size of teacher" in note for note in made["notes"])
+    assert made["teachers"]["dear"] == {
+        "kind": "endpoint", "source": "large", "rows": 3, "answers": 2, "truncated": None, "transient": None,
+        "prompt_tokens": None, "output_tokens": 9, "cost": 2.5, "errors": {"HTTP 400": 1},
+    }  # fmt: skip
+    assert made["teachers"]["local"]["answers"] == 7
+    assert "What each teacher answered" in page

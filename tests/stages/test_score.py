@@ -15,6 +15,7 @@ from raystill.errors import StageError
 from raystill.recipe import Compute, Score, Teacher
 from raystill.records import Example, Ids, Message, Targets
 from raystill.stages import score
+from raystill.teachers import scorer
 from raystill.view import Lines
 
 pytestmark = pytest.mark.slow
@@ -27,14 +28,14 @@ def cluster() -> Iterator[None]:
         yield
 
 
-def examples(root: Path, model: Path, long: int = 0) -> Table:
+def examples(root: Path, model: Path, long: int = 0, words: int = 400) -> Table:
     """Two parts; the first rows carry ids of the teacher's own, the others are another's text."""
     mark = chat.tokenizer_fingerprint(str(model))
     parts = []
     for part in range(2):
         rows = []
         for i in range(6):
-            text = "on its way " * (400 if i < long else 1 + i)
+            text = "on its way " * (words if i < long else 1 + i)
             messages = [Message("user", f"Where is order {part}{i}?"), Message("assistant", text)]
             ids = Ids([7, 8, 9, 0]) if i < 3 and not long else Ids([])
             rows.append(Example(f"{part}-{i}", "big" if i < 3 else "other", 0, "train", messages, None, [1], ids))
@@ -45,10 +46,10 @@ def examples(root: Path, model: Path, long: int = 0) -> Table:
 
 
 def scored(
-    root: Path, model: Path, config: Score, table: Table, max_error_rate: float = 0.0
+    root: Path, model: Path, config: Score, table: Table, max_error_rate: float = 0.0, **engine: int
 ) -> tuple[Any, list[Targets]]:
     context = Context(str(root / "score" / "s"), Compute(), Lines(io.StringIO()), max_error_rate, root)
-    teacher = Teacher(kind="reference", system="Be brief.")
+    teacher = Teacher(kind="reference", system="Be brief.", engine=engine)
     outcome = score.score(config, teacher, Checkpoint(str(model), "m"), table, context)
     manifest = Manifest("t", 1, "score", 1, "s", {}, {}, list(outcome.files))
     made = artifacts.commit(Table, context.url, manifest)
@@ -58,7 +59,7 @@ def scored(
 def test_both_engines_say_the_same_and_own_ids_are_kept(tiny_model: Path, tmp_path: Path) -> None:
     table = examples(tmp_path, tiny_model)
     outcome, plain = scored(tmp_path / "a", tiny_model, Score(k=20), table)
-    _, fast = scored(tmp_path / "b", tiny_model, Score(kind="vllm", k=20), table)
+    unseen, fast = scored(tmp_path / "b", tiny_model, Score(kind="vllm", k=20), table)
     assert [t.id for t in plain] == [f"{p}-{i}" for p in range(2) for i in range(6)]
     assert [list(t.completion_ids) for t in plain[:3]] == [[7, 8, 9, 0]] * 3
     for ours, theirs in zip(plain, fast, strict=True):
@@ -67,14 +68,30 @@ def test_both_engines_say_the_same_and_own_ids_are_kept(tiny_model: Path, tmp_pa
         np.testing.assert_allclose(a.logprobs_TK, b.logprobs_TK, atol=2 * targets.STEP)
         np.testing.assert_allclose(a.tail_T, b.tail_T, rtol=5e-3)
     assert outcome.counts["tokens"] == sum(len(t.completion_ids) for t in plain)
-    assert 0 < outcome.counts["mass_kept"] < 1
+    probed, known = outcome.counts["fidelity"], unseen.counts["fidelity"]
+    assert probed["rows"] == known["rows"] == 2 * scorer.PROBE_ROWS
+    assert 0 < probed["mass_kept"] < 1
+    assert known["mass_kept"] == pytest.approx(probed["mass_kept"], rel=1e-3)
+    assert 0 < probed["divergence"] < 1 and known["divergence"] is None
     assert outcome.facts["support"] == "top_k"
+
+
+def test_a_long_answer_in_small_steps_is_the_same(tiny_model: Path, tmp_path: Path) -> None:
+    table = examples(tmp_path, tiny_model, long=2, words=60)
+    _, whole = scored(tmp_path / "a", tiny_model, Score(k=5), table)
+    _, steps = scored(tmp_path / "b", tiny_model, Score(kind="vllm", k=5), table, max_num_batched_tokens=64)
+    assert max(len(t.completion_ids) for t in whole) > 4 * 64
+    for ours, theirs in zip(whole, steps, strict=True):
+        assert list(ours.completion_ids) == list(theirs.completion_ids)
+        a, b = targets.unpack_topk(ours.packed), targets.unpack_topk(theirs.packed)
+        np.testing.assert_allclose(a.logprobs_TK, b.logprobs_TK, atol=2 * targets.STEP)
 
 
 def test_draws_resume_and_take_over(tiny_model: Path, tmp_path: Path) -> None:
     table = examples(tmp_path, tiny_model)
     config = Score(support="sampled", draws=12, temperature=1.5)
     first, rows = scored(tmp_path, tiny_model, config, table)
+    assert 0 < first.counts["fidelity"]["mass_kept"] < 0.2 and first.counts["fidelity"]["divergence"] > 1
     for row in rows:
         drawn = targets.unpack_sampled(row.packed)
         per_token = np.add.reduceat(drawn.counts_N, drawn.offsets_T1[:-1])

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import os
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -36,9 +37,14 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Context]:
 
 @pytest.fixture(scope="module")
 def endpoint(context: Context, tiny_model: Path) -> Iterator[serve.Endpoint]:
+    """A student, and a teacher of the same weights whose template takes an argument."""
     os.environ[serve.KEY] = "test-key"
-    models = {name: Checkpoint(str(tiny_model), name) for name in ("teacher", "student")}
-    with serve.serve(models, Serve(), context, port=0) as made:
+    thinking = Path(shutil.copytree(tiny_model, context.scratch / "thinking"))
+    template = thinking / "chat_template.jinja"
+    template.write_text(template.read_text() + "{% if enable_thinking %}Think step by step.{% endif %}")
+    models = {"teacher": Checkpoint(str(thinking), "teacher"), "student": Checkpoint(str(tiny_model), "student")}
+    own = {"teacher": {"default_chat_template_kwargs": {"enable_thinking": True}}}
+    with serve.serve(models, Serve(), context, own=own, port=0) as made:
         yield made
     del os.environ[serve.KEY]
     engines = [p for p in psutil.process_iter(["cmdline"]) if "ServeReplica" in " ".join(p.info["cmdline"] or [])]
@@ -54,6 +60,16 @@ def test_openais_client_works_unchanged(endpoint: serve.Endpoint) -> None:
     assert whole.usage.completion_tokens <= 8
     pieces = list(client.chat.completions.create(**ASK, stream=True, stream_options={"include_usage": True}))
     assert pieces[-1].usage.completion_tokens == whole.usage.completion_tokens
+
+
+def test_a_served_teacher_sees_what_its_template_arguments_say(endpoint: serve.Endpoint) -> None:
+    headers = {"Authorization": "Bearer test-key"}
+    asked = {
+        name: httpx.post(f"{endpoint.base_url}/v1/chat/completions", json=ASK | {"model": name}, headers=headers).json()
+        for name in ("teacher", "student")
+    }
+    seen = {name: answer["usage"]["prompt_tokens"] for name, answer in asked.items()}
+    assert seen["teacher"] > seen["student"] + 5
 
 
 def test_without_its_key_nobody_is_answered(endpoint: serve.Endpoint) -> None:

@@ -117,7 +117,7 @@ def test_temperature_softens_before_anything_is_kept(tiny_model: Path) -> None:
 def test_draws_are_unbiased_and_repeatable() -> None:
     probabilities = torch.tensor([[0.5, 0.3, 0.2, 0.0], [0.1, 0.1, 0.8, 0.0]])
     draws = 40_000
-    found = forward.sampled(probabilities.log(), draws, np.random.default_rng(1))
+    found = forward.sampled(probabilities.log(), draws, seed=1)
     shares = np.zeros((2, 4))
     for t in range(2):
         at = slice(found.offsets_T1[t], found.offsets_T1[t + 1])
@@ -125,5 +125,5 @@ def test_draws_are_unbiased_and_repeatable() -> None:
     # Four standard errors of a share of one half.
     np.testing.assert_allclose(shares, probabilities, atol=4 * 0.5 / draws**0.5)
     assert (shares[:, 3] == 0).all()
-    again = forward.sampled(probabilities.log(), draws, np.random.default_rng(1))
+    again = forward.sampled(probabilities.log(), draws, seed=1)
     assert all(np.array_equal(a, b) for a, b in zip(found, again, strict=True))

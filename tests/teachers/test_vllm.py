@@ -13,13 +13,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from raystill import artifacts, session
+from raystill import artifacts, memory, session
 from raystill.artifacts import Checkpoint, Manifest, Table
 from raystill.context import Context
 from raystill.errors import ModelError, RecipeError, StageError
 from raystill.recipe import Compute, Teacher
 from raystill.records import Generation, Message, Prompt
 from raystill.stages import generate
+from raystill.teachers.vllm import Vllm
 from raystill.view import Lines
 
 pytestmark = pytest.mark.slow
@@ -106,7 +107,7 @@ def test_an_engine_that_cannot_run_the_model_ends_the_run(tmp_path: Path) -> Non
     if os.environ.get("CUDA_VISIBLE_DEVICES"):
         pytest.skip("GPU kernels take heads of 16")
     with pytest.raises(StageError, match="dies before its first answer"):
-        generated(tmp_path / "run", ["hello"], narrow)
+        generated(tmp_path / "run", ["hello", "and you?"], narrow)  # a single row could be to blame itself
 
 
 def test_a_killed_engine_is_replaced_and_no_row_is_lost(tiny_model: Path, tmp_path: Path) -> None:
@@ -134,6 +135,14 @@ def test_a_killed_engine_is_replaced_and_no_row_is_lost(tiny_model: Path, tmp_pa
     assert was_killed
     assert [g.id for g in rows] == sorted(f"r{i}" for i in range(150))
     assert not [g.error for g in rows if g.error]
+
+
+def test_a_model_too_large_for_its_gpu_is_refused_before_it_is_loaded(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "gpu_bytes", lambda: 100_000)
+    with pytest.raises(ModelError, match="is too large: each GPU must hold"):
+        Vllm(Teacher(model=str(tiny_model)), str(tiny_model))
 
 
 def test_an_engine_that_does_not_start_says_why(tiny_model: Path, tmp_path: Path) -> None:

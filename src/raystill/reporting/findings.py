@@ -13,7 +13,10 @@ Role = Literal["teacher", "baseline", "student"]
 
 @dataclass(frozen=True)
 class Model:
-    """One compared model. `source` is how the recipe names it; sizes are None when its weights cannot be looked into."""
+    """One compared model. `source` is how the recipe names it; sizes are None when its weights cannot be looked into.
+
+    `paid_per_answer` is what an endpoint asked for its held-out answers, in the currency of 'prices'.
+    """
 
     name: str
     role: Role
@@ -21,6 +24,7 @@ class Model:
     parameters: int | None
     weights_bytes: int | None
     loads: Sequence[Load]
+    paid_per_answer: float | None = None
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from typing import Any
 
 from raystill.metrics.bootstrap import CONFIDENCE
 from raystill.metrics.compare import TEACHER, Value
-from raystill.recipe import Recipe
-from raystill.records import Load
+from raystill.recipe import Recipe, Teacher
 from raystill.reporting.findings import Findings, Made, Model, Point
 
 SCHEMA = 1
@@ -54,6 +53,7 @@ def summary(found: Findings) -> Report:
         "students": students,
         "notes": [*comparison.notes, *_notes(found)],
         "data": _data(found.steps),
+        "teachers": _teachers(recipe, found.steps),
         "dropped": _dropped(found.steps),
         "training": {name: _training(points) for name, points in found.curves.items()},
         "cost": _cost(recipe, found.steps),
@@ -71,8 +71,12 @@ def summary(found: Findings) -> Report:
 
 
 def teacher_source(recipe: Recipe) -> str:
-    """How the recipe names its teacher."""
-    teacher = recipe.teacher
+    """How the recipe names the teacher that it compares with."""
+    return source(recipe.teacher)
+
+
+def source(teacher: Teacher) -> str:
+    """How the recipe names a teacher's model."""
     return teacher.model or teacher.recipe or (teacher.endpoint.model if teacher.endpoint else teacher.kind)
 
 
@@ -87,7 +91,7 @@ def _model(model: Model, found: Findings) -> dict[str, Any]:
         "parameters": model.parameters,
         "weights_bytes": model.weights_bytes,
         "load": [{k: getattr(load, k) for k in LOAD_KEYS} for load in model.loads],
-        "cost_per_1000_answers": _cost_per_1000(found.recipe, model.loads),
+        "cost_per_1000_answers": _cost_per_1000(found.recipe, model),
     }
 
 
@@ -134,9 +138,11 @@ def _over(left: float | None, right: float | None) -> float | None:
     return left / right if left and right else None
 
 
-def _cost_per_1000(recipe: Recipe, loads: Sequence[Load]) -> float | None:
-    """Machine time for 1000 answers at the highest measured throughput."""
-    fastest = max((load.answers_per_s for load in loads), default=0.0)
+def _cost_per_1000(recipe: Recipe, model: Model) -> float | None:
+    """What an endpoint asked for 1000 answers, or machine time for them at the highest measured throughput."""
+    if model.paid_per_answer:
+        return model.paid_per_answer * 1000
+    fastest = max((load.answers_per_s for load in model.loads), default=0.0)
     if not (recipe.prices.machine_hour and fastest):
         return None
     return recipe.prices.machine_hour / 3600 / fastest * 1000
@@ -152,6 +158,19 @@ def _cost(recipe: Recipe, steps: Sequence[Made]) -> dict[str, Any]:
         "elapsed_s": round(elapsed_s, 3),
         "making": price * elapsed_s / 3600 if price else None,
         "teacher_endpoint": sum(s.counts.get("cost") or 0.0 for s in steps) or None,
+    }
+
+
+ANSWERED = ("rows", "answers", "truncated", "transient", "prompt_tokens", "output_tokens", "cost", "errors")
+
+
+def _teachers(recipe: Recipe, steps: Sequence[Made]) -> dict[str, dict[str, Any]]:
+    """What each teacher answered, where it failed and what it cost."""
+    counts = {s.label.removeprefix("generate").strip() or TEACHER: s.counts for s in steps if s.stage == "generate"}
+    return {
+        name: {"kind": teacher.kind, "source": source(teacher)} | {k: counts[name].get(k) for k in ANSWERED}
+        for name, teacher in recipe.all_teachers().items()
+        if name in counts
     }
 
 
@@ -223,7 +242,9 @@ def _notes(found: Findings) -> list[str]:
         notes.append("no cost: set prices.machine_hour to have it")
     if len({load.hardware for m in found.models for load in m.loads}) > 1:
         notes.append("models were measured on different kinds of machine; speeds of two kinds are never compared")
-    if unknown := [m.name for m in found.models if m.parameters is None]:
+    if behind_a_url := found.recipe.teacher.kind == "endpoint":
+        notes.append("no size and no speed of the teacher: it answers behind a URL, and its time is not this machine's")
+    if unknown := [m.name for m in found.models if m.parameters is None and not (behind_a_url and m.role == TEACHER)]:
         notes.append(f"no size of {', '.join(unknown)}: the weights are no safetensors files that could be looked into")
     return notes
 

@@ -123,7 +123,9 @@ def _config(model: Model, args: dict[str, Any]) -> LLMConfig:
             "graceful_shutdown_timeout_s": 5,
             "ray_actor_options": {"num_cpus": 0 if cpu else 1},
         },
-        runtime_env={"env_vars": engine.environment(args["cpus"]) | {"RAYLLM_ENABLE_REQUEST_PROMPT_LOGS": "0"}},
+        runtime_env={
+            "env_vars": engine.environment(args["cpus"], not cpu) | {"RAYLLM_ENABLE_REQUEST_PROMPT_LOGS": "0"}
+        },
         experimental_configs={"stream_batching_interval_ms": 0},
         log_engine_metrics=False,
     )

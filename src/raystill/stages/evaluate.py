@@ -1,6 +1,7 @@
 """evaluate: what served models answer to held-out prompts, and how fast they are under a stated load, all over HTTP.
 
-It knows endpoints only, never an engine. `metrics.compare` makes numbers of the stored answers, without inference.
+It knows endpoints only, never an engine: those that a run serves, and the URL of a paid teacher. `metrics.compare` makes
+numbers of the stored answers, without inference.
 """
 
 import asyncio
@@ -16,13 +17,19 @@ from typing import Protocol
 import numpy as np
 
 from raystill import chat, recipe
-from raystill.artifacts import Outcome, Table, write_part
+from raystill.artifacts import Outcome, Table, decode, write_part
 from raystill.client import Client, Reply, RequestFailed
 from raystill.context import Context
 from raystill.errors import DataError, Interrupted, StageError
-from raystill.records import Answer, Load, Message, Prompt
+from raystill.records import Answer, Generation, Load, Message, Prompt
+from raystill.storage import exists, join, read
+from raystill.teachers import driver
+from raystill.teachers.replica import Replica, published
+from raystill.teachers.units import Unit
 
 VERSION = 1
+PAID_ROWS = 64
+"""Rows that are asked of a paid teacher together and published together."""
 
 
 class Endpoint(Protocol):
@@ -81,7 +88,56 @@ def answer(
     view = View(name, system, examples, config.max_tokens, config.temperature)
     context.progress.start(context.label, len(chosen), "answers")
     asked = asyncio.run(_answer_all(endpoint, view, chosen, config.concurrency, context))
-    rows = [_row(name, a) for a in sorted(asked, key=lambda a: a.prompt.id)]
+    return _outcome(config, [_row(name, a) for a in asked], context)
+
+
+def answer_paid(
+    config: recipe.Evaluate, teacher: recipe.Teacher, prompts: Table, budget: float | None, context: Context
+) -> Outcome:
+    """The answers of a teacher behind a URL to the held-out prompts; as in generate, none is paid for twice.
+
+    `budget` is the most that they may cost, in US dollars. Raises OverBudget, StageError when more rows failed than the
+    recipe allows, Interrupted after Ctrl-C.
+    """
+    chosen = choose(prompts, config)
+    drawn = {"temperature": config.temperature, "max_tokens": config.max_tokens, "n": 1}
+    asked = teacher.model_copy(update={"sampling": teacher.sampling.model_copy(update=drawn)})
+    folder = join(context.url, "asked")
+    parts = [
+        write_part(folder, config.split, Prompt, chosen[i : i + PAID_ROWS]) for i in range(0, len(chosen), PAID_ROWS)
+    ]
+    units = [Unit(f"answered-{part.path}", join(folder, part.path), part.sha256, folder) for part in parts]
+    todo = [unit for unit in units if not exists(unit.url)]
+    paid = sum(published(unit).counts["cost"] for unit in units if unit not in todo)
+    replica = Replica(asked.model_dump(mode="json", by_alias=True), None)
+    context.progress.start(context.label, len(todo), "units")
+    with driver.spending(replica, folder, todo, budget, paid):
+        for done in driver.in_driver(replica, todo, context.compute.generate.units_in_flight, context.stopping):
+            context.progress.advance(1, rows=done.counts["rows"], tokens=done.counts["output_tokens"])
+    if not all(exists(unit.url) for unit in units):
+        raise Interrupted("stopped; every answer so far is kept: run the same command to go on")
+    said = [g for unit in units for g in decode(Generation, read(unit.url), unit.url)]
+    rows = [
+        Answer(
+            id=g.id,
+            model="teacher",
+            split=g.split,
+            text=g.text,
+            finish_reason=g.finish_reason,
+            prompt_tokens=g.prompt_tokens,
+            output_tokens=g.output_tokens,
+            ttft_s=0.0,
+            elapsed_s=g.elapsed_s,
+            error=g.error,
+        )
+        for g in said
+    ]
+    _check([row.error for row in rows], len(rows), "teacher", context.max_error_rate)
+    return _outcome(config, rows, context, cost=sum(g.cost for g in said))
+
+
+def _outcome(config: recipe.Evaluate, answers: Sequence[Answer], context: Context, **counted: float) -> Outcome:
+    rows = sorted(answers, key=lambda row: row.id)
     errors = collections.Counter(row.error for row in rows if row.error)
     counts = {
         "rows": len(rows),
@@ -89,6 +145,7 @@ def answer(
         "truncated": sum(row.finish_reason == "length" for row in rows),
         "prompt_tokens": sum(row.prompt_tokens for row in rows),
         "output_tokens": sum(row.output_tokens for row in rows),
+        **counted,
     }
     return Outcome("answers", [write_part(context.url, config.split, Answer, rows)], Answer.SCHEMA, counts)
 
@@ -116,7 +173,7 @@ def measure(
         warm_up = list(itertools.islice(supply, concurrency))
         timed = list(itertools.islice(supply, config.load_requests))
         asked, elapsed_s = asyncio.run(_timed(endpoint, view, warm_up, timed, concurrency, context))
-        _check(asked, len(timed), name, context.max_error_rate)
+        _check([a.error for a in asked], len(timed), name, context.max_error_rate)
         loads.append(load(asked, elapsed_s, name, hardware, concurrency, endpoint.stats().get(name, {})))
         context.progress.advance(1)
     return Outcome("load", [write_part(context.url, "load", Load, loads)], Load.SCHEMA, {"loads": len(loads)})
@@ -182,7 +239,7 @@ async def _answer_all(
             done.append(asked)
             tokens = asked.reply.output_tokens if asked.reply else 0
             context.progress.advance(1, tokens=tokens, rejects=int(asked.error is not None))
-            _check(done, len(prompts), view.model, context.max_error_rate)
+            _check([a.error for a in done], len(prompts), view.model, context.max_error_rate)
     return done
 
 
@@ -248,9 +305,9 @@ def _row(model: str, asked: Asked) -> Answer:
     )
 
 
-def _check(asked: Sequence[Asked], total: int, model: str, max_error_rate: float) -> None:
-    """Raise StageError when more requests have failed than `total` may."""
-    errors = collections.Counter(a.error for a in asked if a.error is not None)
+def _check(asked: Sequence[str | None], total: int, model: str, max_error_rate: float) -> None:
+    """Raise StageError when more requests have failed (their errors are not None) than `total` may."""
+    errors = collections.Counter(error for error in asked if error is not None)
     if errors.total() > max_error_rate * total:
         reasons = "; ".join(f"{reason} ({n})" for reason, n in errors.most_common(3))
         raise StageError(

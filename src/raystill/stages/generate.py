@@ -6,21 +6,24 @@ a resumed run does only units that are not there, and takes over equal units of 
 """
 
 import collections
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from raystill import chat, engine, plugins, recipe
+from raystill import chat, engine, placement, plugins, recipe
 from raystill.artifacts import Checkpoint, File, Outcome, Table
 from raystill.context import Context
-from raystill.errors import Interrupted, OverBudget, StageError
-from raystill.records import Generation
+from raystill.errors import Interrupted, ModelError, OverBudget, StageError
+from raystill.records import Generation, Prompt
 from raystill.teachers import KINDS, Teacher, driver, pool
 from raystill.teachers import units as unit
 from raystill.teachers.replica import Replica, published
 from raystill.teachers.units import Done, Unit
 
 VERSION = 2
+TEMPLATE_TOKENS = 256
+"""More than a chat template adds of its own to a prompt of some turns."""
 EARLY_ROWS = 200
 """Rows after which a run whose teacher mostly fails stops itself."""
 NOTHING: dict[str, Any] = dict.fromkeys(
@@ -64,6 +67,8 @@ def generate(
             files.append(there.file)
             counts = _sum(counts, there.counts)
             _advance(context, there, reused=there.counts["rows"])
+    if todo and model is not None:
+        _refuse_long(teacher, model.folder(), prompts, context.max_error_rate)
     paid = max(counts["cost"], before.counts.get("cost", 0.0) if before else 0.0)
     try:
         for done in _answers(teacher, model, todo, budget, paid, context):
@@ -91,6 +96,25 @@ def generate(
     return Outcome("generations", files, Generation.SCHEMA, counts, facts)
 
 
+def _refuse_long(teacher: recipe.Teacher, folder: str, prompts: Table, max_error_rate: float) -> None:
+    """Raise ModelError when too many of the first prompts do not fit the teacher's context: no engine need start for that."""
+    first = list(itertools.islice(prompts.rows(Prompt, "train", "validation"), EARLY_ROWS))
+    context_tokens = engine.context_tokens(folder, teacher.engine)
+    # A token has a byte at least: most prompts are seen to be short without a tokenizer, which takes seconds to load.
+    room = context_tokens - TEMPLATE_TOKENS
+    rows = [row for row in first if chat.view_bytes(row, teacher.system, teacher.examples) > room]
+    if len(rows) <= max_error_rate * len(first):
+        return
+    seen = (teacher.system, teacher.examples, teacher.chat_template_kwargs)
+    long = chat.too_long(chat.load_tokenizer(folder), rows, *seen, context_tokens)
+    if len(long) > max_error_rate * len(first):
+        raise ModelError(
+            f"{len(long)} of the first {len(first)} prompts leave no room for an answer in the teacher's context of "
+            f"{context_tokens} tokens, first {long[0]}; shorten teacher.system or teacher.examples, raise "
+            "teacher.engine.max_model_len, or take a teacher with a longer context"
+        )
+
+
 def _answers(
     teacher: recipe.Teacher,
     model: Checkpoint | None,
@@ -100,8 +124,9 @@ def _answers(
     context: Context,
 ) -> Iterator[Done]:
     """Units as they are published, in any order. `paid` is what the published ones have cost."""
-    block = teacher.model_dump(mode="json", by_alias=True)
     wide = context.compute.generate
+    asked = placement.asked(teacher.kind, teacher.engine, wide)
+    block = teacher.model_copy(update={"engine": asked or teacher.engine}).model_dump(mode="json", by_alias=True)
     if not units:
         return
     if not needs_ray(teacher):
@@ -112,8 +137,7 @@ def _answers(
             yield from driver.in_driver(replica, units, at_once, context.stopping)
         return
     engine.refuse_unknown(teacher.engine, "teacher.engine")
-    gpus = engine.gpus(teacher.engine) if teacher.kind == "vllm" else 0
-    yield from pool.over_replicas("generate", Replica, (block, model), units, wide, gpus, context.progress.say)
+    yield from pool.over_replicas("generate", Replica, (block, model), units, wide, asked, context.progress.say)
 
 
 def _advance(context: Context, done: Done, **scalars: float) -> None:

@@ -60,7 +60,10 @@ def gather(recipe: Recipe, made: Line) -> Findings:
         recipe=recipe,
         made_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         comparison=comparison,
-        models=[_model(recipe, name, model, made.loads.get(name)) for name, model in made.models.items()],
+        models=[
+            *_behind_a_url(recipe, made),
+            *(_model(recipe, name, model, made.loads.get(name)) for name, model in made.models.items()),
+        ],
         steps=list(_steps(made)),
         curves={name: _curve(made.models[name]) for name in recipe.all_students()},
         said=_said(prompts, answers, comparison),
@@ -85,6 +88,14 @@ def _model(recipe: Recipe, name: str, model: Checkpoint, loads: Table | None) ->
         weights_bytes=_weights_bytes(model),
         loads=list(loads.rows(Load)) if loads else [],
     )
+
+
+def _behind_a_url(recipe: Recipe, made: Line) -> Iterator[Model]:
+    """A teacher that was asked and has no weights here."""
+    if "teacher" in made.answers and "teacher" not in made.models:
+        counts = made.answers["teacher"].counts
+        paid = counts["cost"] / counts["rows"] if counts.get("cost") else None
+        yield Model("teacher", "teacher", teacher_source(recipe), None, None, [], paid)
 
 
 def _start(recipe: Recipe, name: str) -> str:

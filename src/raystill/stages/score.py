@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from raystill import chat, engine, recipe
+from raystill import chat, placement, recipe
 from raystill.artifacts import Checkpoint, Outcome, Table
 from raystill.context import Context
 from raystill.errors import Interrupted, StageError
@@ -40,16 +40,11 @@ def score(
     for unit_done in done:
         _advance(context, unit_done)
     if todo:
-        arguments = (
-            score.model_dump(mode="json"),
-            teacher.model_dump(mode="json", by_alias=True),
-            model,
-            dict(written_by),
-        )
-        gpus = engine.gpus(teacher.engine)
-        found = pool.over_replicas(
-            "score", Scorer, arguments, todo, context.compute.generate, gpus, context.progress.say
-        )
+        wide = context.compute.generate
+        asked = placement.asked(score.kind, teacher.engine, wide)
+        block = teacher.model_copy(update={"engine": asked or teacher.engine}).model_dump(mode="json", by_alias=True)
+        arguments = (score.model_dump(mode="json"), block, model, dict(written_by))
+        found = pool.over_replicas("score", Scorer, arguments, todo, wide, asked, context.progress.say)
         for unit_done in found:
             done.append(unit_done)
             _advance(context, unit_done)

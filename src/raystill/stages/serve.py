@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from raystill import engine, recipe
 from raystill.artifacts import Checkpoint
@@ -44,9 +45,16 @@ class Endpoint:
 
 @contextlib.contextmanager
 def serve(
-    models: Mapping[str, Checkpoint], config: recipe.Serve, context: Context, *, port: int | None = None
+    models: Mapping[str, Checkpoint],
+    config: recipe.Serve,
+    context: Context,
+    *,
+    own: Mapping[str, Mapping[str, Any]] = {},
+    port: int | None = None,
 ) -> Iterator[Endpoint]:
     """Host models until the block is left; `port` replaces the recipe's, 0 is a free one.
+
+    `own` holds arguments of single models' servers, which go before serve.engine's.
 
     Raises ResourceError for a taken port or too small a cluster, RecipeError for an open address without a key and
     StageError when a model does not start.
@@ -56,8 +64,9 @@ def serve(
     engine.refuse_owned(config.engine, "serve.engine")
     engine.refuse_unknown(config.engine, "serve.engine")
     bound = _port(config.host, config.port if port is None else port)
-    gpus = engine.gpus(config.engine)
-    need(f"serve ({len(models)} models of 1 CPU and {gpus} GPUs each)", len(models), gpus * len(models))
+    engines = {name: {**config.engine, **own.get(name, {})} for name in models}
+    gpus = [engine.gpus(asked) for asked in engines.values()]
+    need(f"serve ({len(models)} models of 1 CPU and {', '.join(map(str, gpus))} GPUs)", len(models), sum(gpus))
 
     # Imported here: with Ray Serve LLM it takes seconds, and plan imports this module.
     from ray import serve as ray_serve
@@ -65,7 +74,7 @@ def serve(
     from raystill.serving.app import build
 
     args = {
-        "models": [{"name": n, "folder": _folder(m), "engine": dict(config.engine)} for n, m in models.items()],
+        "models": [{"name": n, "folder": _folder(m), "engine": engines[n]} for n, m in models.items()],
         "key": key,
         "cpus": os.cpu_count() or 1,
         "max_ongoing": config.max_ongoing,

@@ -67,6 +67,8 @@ def spending(
     replica: Replica, folder: str, units: Sequence[Unit], budget: float | None, published: float
 ) -> Iterator[None]:
     """Let a paid teacher know what it may cost and has cost, and keep what it has cost by the end."""
+    if replica.broken:
+        raise replica.broken
     if not getattr(replica.teacher, "dear", False):
         yield
         return

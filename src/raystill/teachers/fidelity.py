@@ -49,7 +49,7 @@ def kept_unseen(restored: targets.TopK) -> Kept:
     return Kept(len(restored.tail_T), float(np.sum(1 - restored.tail_T, dtype=np.float64)), None)
 
 
-def _named(restored: targets.TopK | targets.Sampled) -> tuple[npt.NDArray[np.int64], ...]:
+def _named(restored: targets.TopK | targets.Sampled) -> tuple[targets.Ints, ...]:
     """Flat: position, id and probability of everything named, and each token's mass of all else."""
     if isinstance(restored, targets.TopK):
         tokens, k = restored.ids_TK.shape

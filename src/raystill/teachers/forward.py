@@ -105,7 +105,8 @@ class Forward:
         """Bytes that one token takes in the cache, as this model fills it."""
         ids_BL = torch.zeros((1, 8), dtype=torch.long, device=self.device)
         layers = self.model(ids_BL, use_cache=True).past_key_values.layers
-        return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers) // 8
+        held = [value for layer in layers for value in vars(layer).values() if isinstance(value, Tensor)]
+        return max(1, sum(tensor.nbytes for tensor in held) // ids_BL.numel())
 
 
 def batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
@@ -125,12 +126,12 @@ def top_k(logprobs_TV: Tensor, k: int) -> targets.TopK:
     return targets.TopK(ids_TK.int().cpu().numpy(), kept_TK.cpu().numpy(), tail_T.cpu().numpy())
 
 
-def sampled(logprobs_TV: Tensor, draws: int, rng: np.random.Generator) -> targets.Sampled:
+def sampled(logprobs_TV: Tensor, draws: int, seed: int | np.random.Generator) -> targets.Sampled:
     """How often each id came in independent draws (random-sampling distillation, arXiv 2503.16870).
 
     An id is where a uniform number falls in the cumulated probabilities, so equal numbers draw equal ids on every device.
     """
-    uniform_TD = torch.from_numpy(rng.random((len(logprobs_TV), draws))).to(logprobs_TV.device)
+    uniform_TD = torch.from_numpy(np.random.default_rng(seed).random((len(logprobs_TV), draws))).to(logprobs_TV.device)
     cumulated_TV = logprobs_TV.exp().cumsum(-1, dtype=torch.float64)
     drawn_TD = torch.searchsorted(cumulated_TV, uniform_TD * cumulated_TV[:, -1:], right=True)
     drawn_TD = drawn_TD.clamp_max_(logprobs_TV.shape[-1] - 1).sort(-1).values.cpu()

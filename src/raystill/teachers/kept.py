@@ -35,12 +35,9 @@ class Kept:
         async with self._turn:
             if not self._waiting:  # they went with those of the row before
                 return
-            going, self._waiting = self._waiting, []
-            try:
-                await asyncio.to_thread(self._store, going)
-            except BaseException:
-                self._waiting = going + self._waiting
-                raise
+            going = list(self._waiting)
+            await asyncio.to_thread(self._store, going)
+            del self._waiting[: len(going)]
 
     def _store(self, rows: Sequence[Sequence[Generation]]) -> None:
         said = json.dumps([[dataclasses.asdict(g) for g in answers] for answers in rows]).encode()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from raystill import engine, models, recipe, targets
+from raystill import engine, memory, models, recipe, targets
 from raystill.errors import ModelError, ResourceError, StageError
 from raystill.teachers.scorer import Asked
 
@@ -30,15 +30,18 @@ class PromptLogprobs:
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        memory.refuse(model, teacher.engine, memory.gpu_bytes())
         self.k = score.k
         self.vocabulary = int((models.config(model) or {}).get("vocab_size", 0))
         tokens = step_tokens(self.vocabulary, spare_bytes(teacher.engine))
+        tokens = min(tokens, teacher.engine.get("max_num_batched_tokens", tokens))
         asked = engine.arguments(model, teacher.engine) | {
             "max_logprobs": score.k,
             "enable_prefix_caching": False,  # a prefix taken from the cache has no logits
             "enable_chunked_prefill": True,
             "max_num_batched_tokens": tokens,
-            "max_num_seqs": min(tokens, teacher.engine.get("max_num_seqs", STEP_TOKENS)),  # vLLM wants no more than tokens
+            # vLLM wants no more than tokens
+            "max_num_seqs": min(tokens, teacher.engine.get("max_num_seqs", STEP_TOKENS)),
         }
         try:
             self.llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**asked, disable_log_stats=True))
@@ -73,13 +76,10 @@ def spare_bytes(arguments: Mapping[str, Any]) -> int:
 
     The other half is for CUDA itself and fragments; on CPU weights and cache are still to come.
     """
-    if not engine.has_gpu():
+    gpu = memory.gpu_bytes()
+    if gpu is None:
         return int(psutil.virtual_memory().available // 8)
-    from vllm import AsyncEngineArgs
-    from vllm.platforms import current_platform
-
-    share = arguments.get("gpu_memory_utilization", AsyncEngineArgs.gpu_memory_utilization)
-    return int(current_platform.get_device_total_memory() * (1 - share) / 2)
+    return int(gpu * (1 - arguments.get("gpu_memory_utilization", memory.UTILIZATION)) / 2)
 
 
 def step_tokens(vocabulary: int, spare: int) -> int:

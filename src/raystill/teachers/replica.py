@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from raystill import artifacts, plugins, recipe, storage
 from raystill.errors import RaystillError, StageError
 from raystill.records import Generation, Prompt
-from raystill.teachers import KINDS, EngineDied, RowError, Teacher, failure
+from raystill.teachers import KINDS, EngineDied, RowError, Teacher, failure, pool
 from raystill.teachers.kept import Kept
 from raystill.teachers.units import Done, StartUp, Unit, answer_batch
 
@@ -30,8 +30,9 @@ CAREFUL_ATTEMPT = 3
 
 STALL_LOOK_S = 5.0
 """Time between two looks whether anything was answered."""
-ENGINE_DEATHS = 3
-"""Deaths of engines that had answered nothing at all, before the run gives up: then no row is to blame."""
+ENGINE_DEATHS = 4
+"""Deaths of engines that had answered nothing at all, before the run gives up: a row that comes first causes as many, and
+with more no row is to blame."""
 ROW_ATTEMPTS = 2
 """Starts of one row alone before it is given up: once may be a killed run."""
 
@@ -51,7 +52,7 @@ class Replica:
         self.broken: RaystillError | None = None
         self.start_up = StartUp()
         try:
-            folder = model.folder() if model else None
+            folder = pool.staged(model) if model else None
             self.start_up.mark("weights")
             self.teacher: Teacher = plugins.load(block.kind, KINDS, "teacher")(block, folder)
             self.start_up.mark("engine")

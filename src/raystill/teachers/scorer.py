@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from raystill import artifacts, chat, plugins, recipe, storage, targets
 from raystill.errors import RaystillError
 from raystill.records import Example, Ids, Targets
-from raystill.teachers import fidelity
+from raystill.teachers import fidelity, pool
 from raystill.teachers.fidelity import Kept
 from raystill.teachers.units import Done, StartUp, Unit, answer_batch
 
@@ -74,7 +74,7 @@ class Scorer:
         self.broken: RaystillError | None = None
         self.start_up = StartUp()
         try:
-            folder = model.folder()
+            folder = pool.staged(model)
             self.start_up.mark("weights")
             self.tokenizer = chat.load_tokenizer(folder)
             self.own = {name for name, mark in tokenizers.items() if mark == chat.fingerprint(self.tokenizer)}
@@ -102,7 +102,7 @@ class Scorer:
                 rejected[reason] += 1
             else:
                 fit.append((example, ids))
-        rows, probed = [], list[Kept]()
+        rows, probed = list[Targets](), list[Kept]()
         for (example, ids), found in zip(fit, await self.engine.distributions([a for _, a in fit]), strict=True):
             try:
                 packed = _packed(found, self.engine.vocabulary)
@@ -130,9 +130,11 @@ class Scorer:
 
     def _kept(self, ids: Asked, packed: bytes) -> Kept:
         """What the stored bytes keep of what the teacher thinks."""
-        restored = (targets.unpack_topk if self.score.support == "top_k" else targets.unpack_sampled)(packed)
         dense = self.engine.dense(ids)
-        return fidelity.kept_unseen(restored) if dense is None else fidelity.kept(restored, dense)
+        if dense is None:
+            return fidelity.kept_unseen(targets.unpack_topk(packed))
+        sampled = self.score.support == "sampled"
+        return fidelity.kept(targets.unpack_sampled(packed) if sampled else targets.unpack_topk(packed), dense)
 
     def _asked(self, example: Example) -> Asked:
         """The example's ids as this teacher sees them; its own answers' ids are taken as it wrote them."""

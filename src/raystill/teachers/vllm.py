@@ -7,7 +7,7 @@ import hashlib
 import time
 from typing import Any, ClassVar
 
-from raystill import chat, engine, recipe
+from raystill import chat, engine, memory, recipe
 from raystill.errors import ModelError
 from raystill.records import Generation, Ids, Prompt
 from raystill.teachers import EngineDied, RowError, generation
@@ -26,6 +26,7 @@ class Vllm:
         assert model is not None
         self.teacher = teacher
         self.tokenizer = chat.load_tokenizer(model)
+        memory.refuse(model, teacher.engine, memory.gpu_bytes())
         try:
             args = AsyncEngineArgs(**engine.arguments(model, teacher.engine), disable_log_stats=True)
             self.llm = AsyncLLM.from_engine_args(args)

@@ -1,0 +1,95 @@
+"""Whether a model fits its GPUs: weights from the folder's own files, KV cache of one longest row from its config.
+
+Arithmetic only, before anything is loaded. What cannot be told (weights that are no safetensors, or are quantised while
+they load) is left to the engine.
+"""
+
+import json
+import math
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from raystill.errors import ModelError
+
+UTILIZATION = 0.92
+"""Share of a GPU that vLLM takes unless gpu_memory_utilization says otherwise."""
+BYTES = {"float32": 4, "float": 4, "bfloat16": 2, "float16": 2, "half": 2}
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that one GPU of an engine must hold, and the tokens of the longest row that the cache is for."""
+
+    weights: float
+    cache: float
+    tokens: int
+
+    def __str__(self) -> str:
+        return f"{self.weights / GB:.1f} GB of weights and {self.cache / GB:.1f} GB of cache for a row of {self.tokens} tokens"
+
+
+def need(model: str, engine: Mapping[str, Any]) -> Need | None:
+    """What each GPU must hold of a local folder under these engine arguments; None where that cannot be told."""
+    folder = Path(model)
+    files = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
+    if not files or engine.get("quantization"):
+        return None
+    try:
+        whole: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return None
+    config = whole.get("text_config", whole)
+    tensor, pipeline = int(engine.get("tensor_parallel_size", 1)), int(engine.get("pipeline_parallel_size", 1))
+    stored = BYTES.get(str(config.get("dtype") or config.get("torch_dtype")), 2)
+    # vLLM's 'auto' halves float32; a checkpoint that is quantised already is loaded as it is.
+    loaded = BYTES.get(str(engine.get("dtype", "auto")), min(stored, 2))
+    scale = 1.0 if "quantization_config" in whole else loaded / stored
+    asked, reach = engine.get("max_model_len"), int(config.get("max_position_embeddings", 0))
+    tokens = asked if isinstance(asked, int) and asked > 0 else reach
+    value_bytes = 1 if str(engine.get("kv_cache_dtype", "auto")).startswith("fp8") else 2
+    row = tokens * value_bytes * _values_per_token(config, tensor, pipeline, tokens)
+    return Need(files * scale / (tensor * pipeline), row, tokens)
+
+
+def refuse(model: str, engine: Mapping[str, Any], gpu_bytes: int | None) -> None:
+    """Raise ModelError with the arithmetic when a GPU of this size cannot hold its share; nothing is said without one."""
+    wants = need(model, engine) if gpu_bytes else None
+    usable = (gpu_bytes or 0) * float(engine.get("gpu_memory_utilization", UTILIZATION))
+    if wants is None or wants.weights + wants.cache <= usable:
+        return
+    raise ModelError(
+        f"{model} is too large: each GPU must hold {wants}, and vLLM may use {usable / GB:.1f} GB of it; spread it over "
+        "more GPUs (compute.generate: {tensor_parallel: 2, …}), set a smaller engine.max_model_len, or take larger GPUs"
+    )
+
+
+@cache
+def gpu_bytes() -> int | None:
+    """Memory of this machine's smallest GPU, also where Ray hides it from this process; None without one."""
+    command = ("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits")
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+        return min(int(line) << 20 for line in said.split())
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+
+
+def _values_per_token(config: Mapping[str, Any], tensor: int, pipeline: int, tokens: int) -> float:
+    """Numbers that one GPU caches for a token, averaged over a row of so many."""
+    kinds = config.get("layer_types")
+    layers = kinds.count("full_attention") if kinds else int(config.get("num_hidden_layers", 0))
+    layers = math.ceil(layers / pipeline)
+    if rank := config.get("kv_lora_rank"):  # latent attention: every tensor-parallel GPU holds all of it
+        return float(layers * (rank + config.get("qk_rope_head_dim", 0)))
+    heads = int(config.get("num_attention_heads", 0))
+    if not heads:
+        return 0.0
+    of_keys = int(config.get("num_key_value_heads") or heads)
+    size = int(config.get("head_dim") or config.get("hidden_size", 0) // heads)
+    window = 1.0 if kinds else min(1.0, (config.get("sliding_window") or tokens) / max(1, tokens))
+    return 2 * layers * math.ceil(of_keys / tensor) * size * window

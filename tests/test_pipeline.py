@@ -1,0 +1,46 @@
+"""What the line says about its models, without running anything."""
+
+from typing import Any
+
+import pytest
+
+from raystill import pipeline
+from raystill.artifacts import Checkpoint, Table
+from raystill.recipe import Recipe
+
+
+def recipe(teacher: dict[str, Any], **more: Any) -> Recipe:
+    values = {"name": "a", "task": "conversation", "data": {"train": "x"}, "student": {"model": "s"}}
+    return Recipe.model_validate(values | {"teacher": {"model": "t"} | teacher} | more)
+
+
+def answer_print(name: str, made: Recipe) -> str:
+    models = {n: Checkpoint(n, n) for n in ("teacher", "student")}
+    line = pipeline.Line(Table("p", "p"), {}, Table("e", "e"), models)
+    return pipeline.answered(made, name, line, lambda _context: pytest.fail("served")).fingerprint
+
+
+def test_a_served_teacher_is_told_what_generate_was_told() -> None:
+    thinking = {
+        "engine": {"quantization": "fp8"},
+        "chat_template_kwargs": {"enable_thinking": False},
+        "reasoning_parser": "qwen3",
+    }
+    made = recipe(thinking, compute={"generate": {"tensor_parallel": 4}})
+    assert pipeline.served_as(made, "teacher") == {
+        "quantization": "fp8",
+        "tensor_parallel_size": 4,
+        "default_chat_template_kwargs": {"enable_thinking": False},
+        "reasoning_parser": "qwen3",
+    }
+    assert pipeline.served_as(made, "student") == {}
+    assert pipeline.served_as(recipe({}), "teacher") == {}
+
+
+def test_its_answers_are_made_anew_when_that_changes_and_not_when_it_moves() -> None:
+    plain, thinking = recipe({}), recipe({"chat_template_kwargs": {"enable_thinking": True}})
+    assert answer_print("teacher", plain) != answer_print("teacher", thinking)
+    assert answer_print("student", plain) == answer_print("student", thinking)
+    assert answer_print("teacher", plain) == answer_print(
+        "teacher", recipe({}, compute={"generate": {"tensor_parallel": 4}})
+    )
