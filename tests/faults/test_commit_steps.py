@@ -37,7 +37,9 @@ def kill_at_every_step(moment: str, folder: Path, root: str, monkeypatch: pytest
         monkeypatch.setenv("CALLS", str(here / "calls"))
         code = in_a_clean_process(run_killed, recipe, dict(os.environ), step, moment)
         if code == 0:
-            assert step - 1 >= 2 * check(below, ASKED).units + 1  # a claim and a unit each, the manifest, and a probe
+            assert (
+                step - 1 == 2 * check(below, ASKED).units + 3
+            )  # a claim and a unit each, the manifest, the probe's two
             return
         assert code == -signal.SIGKILL
         published, asked_before = dict(stored(f"{below}/generate")), calls(here / "calls")

@@ -1,5 +1,6 @@
 """generate with the scripted teacher: real Ray Data, faults on cue, and a ledger that reads files by itself."""
 
+import contextlib
 import io
 import json
 import threading
@@ -157,8 +158,11 @@ def test_the_pool_grows_under_load_and_shrinks_again(tmp_path: Path) -> None:
     done = threading.Event()
 
     def replicas() -> set[int]:
-        found = psutil.process_iter(["cmdline"])
-        return {p.pid for p in found if "MapWorker" in " ".join(p.info["cmdline"] or [])}
+        found = set[int]()
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found |= {child.pid} if "MapWorker" in " ".join(child.cmdline()) else set()
+        return found
 
     others = replicas()  # of earlier tests, on their way out
 
@@ -176,7 +180,7 @@ def test_the_pool_grows_under_load_and_shrinks_again(tmp_path: Path) -> None:
     assert max(counted) == 3
     grown = counted.index(3)
     assert next(n for n in counted[:grown] if n) == 1
-    assert min(counted[grown:]) == 1
+    assert min(counted[grown:]) <= 1  # none while the last one, which hung, is replaced
     assert len(ledger(tmp_path, "a", prompts)[0]) == units
 
 
