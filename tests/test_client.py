@@ -270,6 +270,24 @@ def test_a_connection_is_used_again_where_its_answer_has_an_end(ends: bool, monk
     assert connections == (1 if ends else 3)
 
 
+def test_a_whole_answer_is_kept_when_the_time_ends_before_its_stream() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (len(GOOD), GOOD))
+        with contextlib.suppress(ConnectionError):
+            await reader.read()  # until the client leaves
+
+    async def go() -> None:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        async with Client(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", timeout_s=0.5) as client:
+            reply = await client.chat("student", ASKED, 16)
+        assert reply.text == "Hello"
+        assert reply.elapsed_s < 0.4
+        server.close()
+
+    asyncio.run(go())
+
+
 @pytest.mark.parametrize(
     ("url", "asked"),
     [

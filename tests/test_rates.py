@@ -217,6 +217,21 @@ def test_a_burst_of_failures_shrinks_it_once() -> None:
     run(go())
 
 
+def test_after_a_burst_forty_answers_bring_it_back() -> None:
+    async def go() -> None:
+        places = Concurrency(32)
+        for _ in range(5):
+            async with places.slot():
+                places.overloaded()
+        assert places.limit == 1
+        for _ in range(40):
+            async with places.slot():
+                places.answered(30.0)
+        assert places.limit == 8
+
+    run(go())
+
+
 def test_a_cancelled_wait_holds_no_place() -> None:
     async def go() -> None:
         places = Concurrency(1)

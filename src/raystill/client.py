@@ -147,6 +147,8 @@ class Client:
                     answer.add(chunk)
             return answer.reply()
         except TimeoutError:
+            if answer.is_whole:  # only the stream's end is late
+                return answer.reply()
             passing = Passing(f"no whole answer in {self.timeout_s:g} s")
         except Passing as e:
             passing = e
@@ -283,9 +285,16 @@ class _Partial:
     usage: dict[str, int] | None = None
     ttft_s: float = 0.0
     started: float = field(default_factory=time.perf_counter)
+    latest: float = 0.0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its end and its usage are there."""
+        return self.finish_reason is not None and self.usage is not None
 
     def add(self, chunk: dict[str, Any]) -> None:
         """Take one chunk in."""
+        self.latest = time.perf_counter()
         self.usage = chunk.get("usage") or self.usage
         delta = _delta(chunk)
         text, reasoning = delta.get("content"), next((delta[k] for k in REASONING if delta.get(k)), None)
@@ -310,7 +319,7 @@ class _Partial:
 
     def reply(self) -> Reply:
         """The whole answer. Raises Passing when its end or its usage never came."""
-        elapsed_s = time.perf_counter() - self.started
+        elapsed_s = self.latest - self.started
         if self.finish_reason is None or self.usage is None:
             raise Passing("the answer has no end or no usage")
         return Reply(

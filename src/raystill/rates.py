@@ -117,6 +117,8 @@ class Concurrency:
     def answered(self, latency_s: float) -> None:
         """An answer came, its first token after so many seconds."""
         self._deaf = max(0, self._deaf - 1)
+        if self.limit < START and not self._deaf:  # so few are no queue whatever they wait, and a round of them is long
+            self.limit = min(float(self.most), START, self.limit + 1 / self.limit)
         self._round.append(latency_s)
         self._busiest = max(self._busiest, self.in_flight)
         if len(self._round) < max(ROUND, self.limit):
