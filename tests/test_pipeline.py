@@ -37,6 +37,12 @@ def test_a_served_teacher_is_told_what_generate_was_told() -> None:
     assert pipeline.served_as(recipe({}), "teacher") == {}
 
 
+def test_models_are_compared_without_a_prefix_cache() -> None:
+    cached = recipe({"engine": {"enable_prefix_caching": True, "quantization": "fp8"}})
+    assert pipeline.compared_as(cached, "teacher") == {"quantization": "fp8", "enable_prefix_caching": False}
+    assert pipeline.compared_as(cached, "student") == {"enable_prefix_caching": False}
+
+
 def test_its_answers_are_made_anew_when_that_changes_and_not_when_it_moves() -> None:
     plain, thinking = recipe({}), recipe({"chat_template_kwargs": {"enable_thinking": True}})
     assert answer_print("teacher", plain) != answer_print("teacher", thinking)

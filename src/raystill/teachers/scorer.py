@@ -19,7 +19,7 @@ from raystill import artifacts, chat, plugins, recipe, storage, targets
 from raystill.errors import RaystillError
 from raystill.records import Example, Ids, Targets
 from raystill.teachers import fidelity, pool
-from raystill.teachers.fidelity import Kept
+from raystill.teachers.fidelity import Sums
 from raystill.teachers.units import Done, StartUp, Unit, answer_batch
 
 KINDS = {
@@ -102,7 +102,7 @@ class Scorer:
                 rejected[reason] += 1
             else:
                 fit.append((example, ids))
-        rows, probed = list[Targets](), list[Kept]()
+        rows, probed = list[Targets](), list[Sums]()
         for (example, ids), found in zip(fit, await self.engine.distributions([a for _, a in fit]), strict=True):
             try:
                 packed = _packed(found, self.engine.vocabulary)
@@ -110,13 +110,13 @@ class Scorer:
                 rejected[f"no distribution: {e}"] += 1
                 continue
             if len(rows) < PROBE_ROWS:
-                probed.append(self._kept(ids, packed))
+                probed.append(self._probe(ids, packed))
             key = (example.id, example.teacher, example.sample_index, example.split)
             rows.append(Targets(*key, Ids(ids.completion_ids), packed))
         counts = {
             "rows": len(rows),
             "tokens": sum(len(row.completion_ids) for row in rows),
-            "probed": [vars(kept) for kept in probed],
+            "probed": [vars(sums) for sums in probed],
             "errors": dict(rejected),
         }
         storage.put_if_absent(unit.url, artifacts.encode(Targets, rows, {"counts": json.dumps(counts)}))
@@ -128,13 +128,13 @@ class Scorer:
             return TOO_LONG
         return NO_ROOM if tokens > self.engine.longest else None
 
-    def _kept(self, ids: Asked, packed: bytes) -> Kept:
+    def _probe(self, ids: Asked, packed: bytes) -> Sums:
         """What the stored bytes keep of what the teacher thinks."""
         dense = self.engine.dense(ids)
         if dense is None:
-            return fidelity.kept_unseen(targets.unpack_topk(packed))
+            return fidelity.sums_unseen(targets.unpack_topk(packed))
         sampled = self.score.support == "sampled"
-        return fidelity.kept(targets.unpack_sampled(packed) if sampled else targets.unpack_topk(packed), dense)
+        return fidelity.sums(targets.unpack_sampled(packed) if sampled else targets.unpack_topk(packed), dense)
 
     def _asked(self, example: Example) -> Asked:
         """The example's ids as this teacher sees them; its own answers' ids are taken as it wrote them."""
