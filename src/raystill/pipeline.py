@@ -326,13 +326,15 @@ def answered(recipe: Recipe, name: str, made: Line, endpoint: Serving) -> Step[T
 def answered_paid(recipe: Recipe, made: Line) -> Step[Table]:
     """What a teacher behind a URL says to the held-out prompts, of what generate has left of the budget."""
     config, teacher = recipe.evaluate, recipe.teacher
-    sampling = {k: getattr(config, k) for k in ("split", "limit", "max_tokens", "temperature")}
     left = left_of(recipe, made.generations)
     return Step(
         label="answer teacher",
         stage="answer",
         version=evaluate.VERSION,
-        decides={"teacher": teacher.identity(), "sampling": sampling},
+        decides={
+            "teacher": evaluate.asked_as(config, teacher).identity(),
+            "rows": {"split": config.split, "limit": config.limit},
+        },
         inputs={"prompts": made.prompts},
         kind=Table,
         make=lambda context: evaluate.answer_paid(config, teacher, made.prompts, left, context),
