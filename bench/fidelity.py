@@ -210,7 +210,7 @@ def measure(folder: str, layers: Sequence[int], data: Path, tokens: int, learnt:
     print(f"the student has learnt for {time.perf_counter() - began:.0f} s", file=sys.stderr)
     names = ["dense", *(f"top-{k}" for k in TOPK), *(f"{n} draws" for n in DRAWS)]
     sums = {name: {id(p): torch.zeros_like(p) for p in student.parameters()} for name in names}
-    keeps = {name: [fidelity.Kept()] for name in names[1:]}
+    keeps = {name: [fidelity.Sums()] for name in names[1:]}
     asked = sorted(take(source, tokens), key=lambda r: len(r.prompt_ids) + len(r.completion_ids))
     total, done, apart, began = sum(len(r.completion_ids) for r in asked), 0, 0.0, time.perf_counter()
     rng = np.random.default_rng(0)
@@ -223,7 +223,7 @@ def measure(folder: str, layers: Sequence[int], data: Path, tokens: int, learnt:
         stored = stored_variants(batch.logprobs_TV, rng)
         pulls = {"dense": Pull(p_TV)}
         for name, restored in stored.items():
-            keeps[name].append(fidelity.kept(restored, [batch.logprobs_TV.numpy()]))
+            keeps[name].append(fidelity.sums(restored, [batch.logprobs_TV.numpy()]))
             pulls[name] = pull(name, restored, q_TV)
         with torch.no_grad():
             add_gradients(student, batch, q_TV, pulls, sums)

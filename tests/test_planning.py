@@ -208,6 +208,10 @@ def test_a_model_too_large_for_this_machines_gpu_is_found_offline(
     made = planning.plan(path)
     assert not made.problems
     assert "each GPU must hold 0.2 GB of weights" in printed.steps(made)
+    monkeypatch.setattr(memory, "gpu_bytes", lambda: 150 * 10**6)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    made = planning.plan(path)
+    assert not made.problems and not made.needs
 
 
 def test_plan_shows_the_node_shape_and_the_bundles_of_an_engine_over_several_nodes(tmp_path: Path) -> None:
@@ -221,3 +225,20 @@ def test_plan_shows_the_node_shape_and_the_bundles_of_an_engine_over_several_nod
 def test_a_teacher_behind_a_url_is_asked_the_held_out_rows_too(tmp_path: Path) -> None:
     labels = [s.label for s in planning.plan(recipe(tmp_path, teacher=ENDPOINT.format(""))).steps]
     assert labels[-5:] == ["answer teacher", "answer baseline", "measure baseline", "answer student", "measure student"]
+
+
+def test_a_teacher_without_an_engine_needs_no_gpus(tmp_path: Path) -> None:
+    wide = "{generate: {tensor_parallel: 4, gpus: 4}}"
+    assert planning.plan(recipe(tmp_path, teacher=ENDPOINT.format(""), compute=wide)).needs == []
+
+
+def test_answers_are_kept_where_a_paid_teacher_has_answered(tmp_path: Path) -> None:
+    path = recipe(tmp_path, teacher=ENDPOINT.format(""))
+    step = next(s for s in planning.plan(path).steps if s.label == "answer teacher")
+    asked = Path(step.url) / "asked"
+    asked.mkdir(parents=True)
+    (asked / "test-0.parquet").touch()
+    assert next(s for s in planning.plan(path).steps if s.label == "answer teacher").state == "to do"
+    (asked / "answered" / "unit").mkdir(parents=True)
+    (asked / "answered" / "unit" / "0").touch()
+    assert next(s for s in planning.plan(path).steps if s.label == "answer teacher").state == "partial"

@@ -153,7 +153,7 @@ def _parallel(teacher: Teacher, wide: Generate, where: str) -> None:
             f"take one of {', '.join(map(str, fits))}"
         )
     if teacher.kind == "vllm" and teacher.model:
-        memory.refuse(teacher.model, asked, memory.gpu_bytes())
+        memory.refuse(teacher.model, asked, memory.known_gpu_bytes())
 
 
 def _students(located: Located) -> Iterator[Problem]:

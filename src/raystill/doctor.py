@@ -82,7 +82,9 @@ def _fit(plan: Plan, role: str, model: str) -> None:
     folder = models.resolve(model, recipe.root, offline=False).folder()
     teacher = recipe.all_teachers().get(role)
     tokenizer = chat.load_tokenizer(folder)
-    context = engine.context_tokens(folder, teacher.engine if teacher else recipe.serve.engine)
+    told = teacher.engine if teacher else recipe.serve.engine
+    by_vllm = teacher is None or teacher.kind == "vllm"
+    context = engine.context_tokens(folder, told) if by_vllm else engine.context_length(folder)
     system = teacher.system if teacher else recipe.all_students()[role].system
     examples, arguments = (teacher.examples, teacher.chat_template_kwargs) if teacher else ([], {})
     rows = list(itertools.islice(table.rows(Prompt), PROBE_ROWS)) if table else []

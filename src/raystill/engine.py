@@ -35,6 +35,11 @@ def has_gpu() -> bool:
     return shutil.which("nvidia-smi") is not None
 
 
+def on_cluster() -> bool:
+    """Whether engines run where RAY_ADDRESS says: what this machine has tells nothing about its nodes."""
+    return "RAY_ADDRESS" in os.environ
+
+
 def gpus(engine: Mapping[str, Any]) -> int:
     """GPUs of one engine: its tensor times its pipeline parallelism, 0 on a machine without GPUs."""
     if not has_gpu():
@@ -120,17 +125,32 @@ def arguments(model: str, engine: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def context_tokens(model: str, engine: Mapping[str, Any]) -> int:
-    """Tokens of prompt and answer that an engine with these arguments takes."""
-    asked = arguments(model, engine).get("max_model_len")
-    return asked if isinstance(asked, int) and asked > 0 else context_length(model)
+    """Tokens of prompt and answer that an engine with these arguments takes, where it will run."""
+    asked = engine.get("max_model_len")
+    if isinstance(asked, int) and asked > 0:
+        return asked
+    reach = default_context(_config(model)) if Path(model).is_dir() else CPU_CONTEXT
+    return reach if has_gpu() or on_cluster() else min(reach, CPU_CONTEXT)
+
+
+def default_context(config: Mapping[str, Any]) -> int:
+    """Tokens that vLLM plans for unless max_model_len says otherwise: longrope's are those before scaling."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    reach = int(config.get("max_position_embeddings", CPU_CONTEXT))
+    scaled = (rope.get("rope_type") or rope.get("type")) in ("longrope", "su")
+    return int(config.get("original_max_position_embeddings", reach)) if scaled else reach
 
 
 def context_length(model: str) -> int:
     """Tokens that the model's positions reach, from its config.json; CPU_CONTEXT for a hub id."""
-    if not Path(model).is_dir():
-        return CPU_CONTEXT
+    return int(_config(model).get("max_position_embeddings", CPU_CONTEXT)) if Path(model).is_dir() else CPU_CONTEXT
+
+
+def _config(model: str) -> dict[str, Any]:
+    """A folder's config.json, or what that says of the language model in one that also sees."""
     try:
-        config = json.loads((Path(model) / "config.json").read_text())
+        config: dict[str, Any] = json.loads((Path(model) / "config.json").read_text())
     except (OSError, ValueError) as e:
         raise ModelError(f"{model} has no readable config.json; give a folder as transformers saves it") from e
-    return int(config.get("max_position_embeddings", CPU_CONTEXT))
+    text: dict[str, Any] = config.get("text_config", config)
+    return text

@@ -1,7 +1,7 @@
 """Whether a model fits its GPUs: weights from the folder's own files, KV cache of one longest row from its config.
 
-Arithmetic only, before anything is loaded. What cannot be told (weights that are no safetensors, or are quantised while
-they load) is left to the engine.
+Arithmetic only, before anything is loaded. What cannot be told (weights that are no safetensors, are quantised while they
+load or lie in the CPU's memory) is left to the engine.
 """
 
 import json
@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from raystill.engine import default_context, on_cluster
 from raystill.errors import ModelError
 
 UTILIZATION = 0.92
@@ -23,25 +24,28 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes that one GPU of an engine must hold, and the tokens of the longest row that the cache is for."""
+    """Bytes that one GPU of an engine must hold, and the tokens of the longest row that the cache is for: 0 when vLLM fits
+    that to what the weights leave."""
 
     weights: float
     cache: float
     tokens: int
 
     def __str__(self) -> str:
-        return f"{self.weights / GB:.1f} GB of weights and {self.cache / GB:.1f} GB of cache for a row of {self.tokens} tokens"
+        weights = f"{self.weights / GB:.1f} GB of weights"
+        row = f" and {self.cache / GB:.1f} GB of cache for a row of {self.tokens} tokens"
+        return weights + row if self.tokens else weights
 
 
 def need(model: str, engine: Mapping[str, Any]) -> Need | None:
     """What each GPU must hold of a local folder under these engine arguments; None where that cannot be told."""
     folder = Path(model)
-    files = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
-    if not files or engine.get("quantization"):
-        return None
     try:
         whole: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        size = _weights(folder)
     except (OSError, ValueError):
+        return None
+    if not size or engine.get("quantization") or engine.get("cpu_offload_gb"):
         return None
     config = whole.get("text_config", whole)
     tensor, pipeline = int(engine.get("tensor_parallel_size", 1)), int(engine.get("pipeline_parallel_size", 1))
@@ -49,11 +53,12 @@ def need(model: str, engine: Mapping[str, Any]) -> Need | None:
     # vLLM's 'auto' halves float32; a checkpoint that is quantised already is loaded as it is.
     loaded = BYTES.get(str(engine.get("dtype", "auto")), min(stored, 2))
     scale = 1.0 if "quantization_config" in whole else loaded / stored
-    asked, reach = engine.get("max_model_len"), int(config.get("max_position_embeddings", 0))
-    tokens = asked if isinstance(asked, int) and asked > 0 else reach
+    asked = engine.get("max_model_len")
+    reach = default_context({"max_position_embeddings": 0} | config)
+    tokens = 0 if asked in (-1, "auto") else asked if isinstance(asked, int) else reach
     value_bytes = 1 if str(engine.get("kv_cache_dtype", "auto")).startswith("fp8") else 2
     row = tokens * value_bytes * _values_per_token(config, tensor, pipeline, tokens)
-    return Need(files * scale / (tensor * pipeline), row, tokens)
+    return Need(size * scale / (tensor * pipeline), row, tokens)
 
 
 def refuse(model: str, engine: Mapping[str, Any], gpu_bytes: int | None) -> None:
@@ -77,6 +82,18 @@ def gpu_bytes() -> int | None:
         return min(int(line) << 20 for line in said.split())
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
+
+
+def known_gpu_bytes() -> int | None:
+    """As `gpu_bytes`, for who plans where engines run elsewhere: None on a cluster, whose nodes are not this machine."""
+    return None if on_cluster() else gpu_bytes()
+
+
+def _weights(folder: Path) -> int:
+    """Bytes of the safetensors files that make the model: others beside them hold the same weights in another form."""
+    index, there = folder / "model.safetensors.index.json", {p.name for p in folder.glob("*.safetensors")}
+    named = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    return sum((folder / name).stat().st_size for name in there & named or there)
 
 
 def _values_per_token(config: Mapping[str, Any], tensor: int, pipeline: int, tokens: int) -> float:

@@ -18,7 +18,7 @@ from raystill.context import Context, Progress
 from raystill.errors import RecipeError
 from raystill.models import UNRESOLVED, resolve
 from raystill.provenance import hardware
-from raystill.recipe import PLACEMENT_KEYS, ByColumn, Cut, Random, Recipe, Score, Serve, Student, Teacher, Train, Turn
+from raystill.recipe import PLACEMENT_KEYS, ByColumn, Cut, Random, Recipe, Score, Student, Teacher, Train, Turn
 from raystill.records import SPLITS
 from raystill.session import ray_session
 from raystill.stages import curate, evaluate, generate, initialize, prepare, report, score, serve, train
@@ -95,19 +95,14 @@ def compare(recipe: Recipe, made: Line, do: Do) -> Line:
 
 def serve_and_ask(recipe: Recipe, group: list[str], made: Line, do: Do) -> None:
     """Answers and loads of some models; only those are served of which one is missing."""
-    own = {name: served_as(recipe, name) for name in group}
-    with on_demand(lambda context: serve.serve(wanted, uncached(recipe.serve), context, own=own, port=0)) as endpoint:
+    own = {name: compared_as(recipe, name) for name in group}
+    with on_demand(lambda context: serve.serve(wanted, recipe.serve, context, own=own, port=0)) as endpoint:
         asked = {name: answered(recipe, name, made, endpoint) for name in group}
         loaded = {name: measured(recipe, name, made, endpoint) for name in group}
         wanted = {n: made.models[n] for n in group if not (do.done(asked[n]) and do.done(loaded[n]))}
         for name in group:
             made.answers[name] = do(asked[name])
             made.loads[name] = do(loaded[name])
-
-
-def uncached(config: Serve) -> Serve:
-    """Serving without a prefix cache: answers asked before would make the same model look faster."""
-    return config.model_copy(update={"engine": {"enable_prefix_caching": False, **config.engine}})
 
 
 def served_as(recipe: Recipe, name: str) -> dict[str, Any]:
@@ -118,6 +113,11 @@ def served_as(recipe: Recipe, name: str) -> dict[str, Any]:
     told = {"default_chat_template_kwargs": teacher.chat_template_kwargs, "reasoning_parser": teacher.reasoning_parser}
     engine = placement.asked("vllm", teacher.engine, recipe.compute.generate) or {}
     return {**engine, **{key: value for key, value in told.items() if value}}
+
+
+def compared_as(recipe: Recipe, name: str) -> dict[str, Any]:
+    """As `served_as`, without a prefix cache: answers asked before would make the same model look faster."""
+    return served_as(recipe, name) | {"enable_prefix_caching": False}
 
 
 def prepared(recipe: Recipe, do: Do) -> Step[Table]:
@@ -326,13 +326,15 @@ def answered(recipe: Recipe, name: str, made: Line, endpoint: Serving) -> Step[T
 def answered_paid(recipe: Recipe, made: Line) -> Step[Table]:
     """What a teacher behind a URL says to the held-out prompts, of what generate has left of the budget."""
     config, teacher = recipe.evaluate, recipe.teacher
-    sampling = {k: getattr(config, k) for k in ("split", "limit", "max_tokens", "temperature")}
     left = left_of(recipe, made.generations)
     return Step(
         label="answer teacher",
         stage="answer",
         version=evaluate.VERSION,
-        decides={"teacher": teacher.identity(), "sampling": sampling},
+        decides={
+            "teacher": evaluate.asked_as(config, teacher).identity(),
+            "rows": {"split": config.split, "limit": config.limit},
+        },
         inputs={"prompts": made.prompts},
         kind=Table,
         make=lambda context: evaluate.answer_paid(config, teacher, made.prompts, left, context),

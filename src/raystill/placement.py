@@ -3,6 +3,7 @@
 The GPUs of a stage share every layer's tensors, so they share a node; between stages little is sent. Arithmetic only.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,11 +32,15 @@ class Shape:
         return sum(_times(node, self.cpus, self.gpus) for node in nodes)
 
     def spread(self, nodes: Sequence[Node]) -> int:
-        """Engines of several stages that fit when these may lie on several nodes; any stage may be the first."""
+        """Engines of several stages that fit when these may lie on several nodes; any stage may be the first.
+
+        On a node that stages leave a GPU of, PACK would put a part of another stage: such nodes are not counted.
+        """
         if self.stages == 1:
             return 0
         first_cpus = self.cpus + self.stage_gpus - 1
-        return sum(_times(node, first_cpus, self.stage_gpus) for node in nodes) // self.stages
+        even = [node for node in nodes if node.get("GPU", 0) % self.stage_gpus == 0]
+        return sum(_times(node, first_cpus, self.stage_gpus) for node in even) // self.stages
 
     def __str__(self) -> str:
         one = f"{self.gpus} GPUs and {self.cpus} CPUs"
@@ -58,8 +63,11 @@ def asked(kind: str, engine: Mapping[str, Any], wide: recipe.Generate) -> dict[s
     return whole if kind == "vllm" or whole else None
 
 
-def shape(cpus: int, engine: Mapping[str, Any] | None, wide: recipe.Generate, on_gpu: bool) -> Shape:
-    """An engine with these arguments; compute.generate.gpus replaces its own arithmetic."""
+def shape(engine: Mapping[str, Any] | None, wide: recipe.Generate, on_gpu: bool) -> Shape:
+    """An engine with these arguments. compute.generate.cpus replaces its share of this machine's CPUs, and
+    compute.generate.gpus its own arithmetic."""
+    _, most = wide.bounds
+    cpus = wide.cpus or max(1, (os.cpu_count() or 1) // most)
     if not on_gpu or engine is None:
         return Shape(cpus, wide.gpus or 0)
     tensor, pipeline = int(engine.get("tensor_parallel_size", 1)), int(engine.get("pipeline_parallel_size", 1))

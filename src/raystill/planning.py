@@ -16,7 +16,10 @@ from raystill.checks import check
 from raystill.errors import Problem, RaystillError
 from raystill.models import UNRESOLVED
 from raystill.recipe import Block, Recipe
+from raystill.stages import evaluate
+from raystill.stages.generate import needs_ray
 from raystill.steps import Step
+from raystill.teachers.kept import FOLDER
 
 A = TypeVar("A", bound=Artifact)
 
@@ -73,8 +76,9 @@ class Planner:
             return UNRESOLVED, "known when the run can read its inputs"
         if storage.exists(storage.join(url, artifacts.MANIFEST)):
             return "done", "reused"
-        if step.stage == "answer" and storage.entries(url):
-            return "partial", "some answers are kept"
+        if step.stage == "answer":
+            kept = storage.entries(storage.join(url, evaluate.ASKED, FOLDER))
+            return ("partial", "some answers are kept") if kept else ("to do", "")
         if units := [e for e in storage.entries(url) if e.url.endswith(".parquet")]:
             prompts = step.inputs.get("prompts")
             total = len(prompts.parts("train", "validation")) if isinstance(prompts, artifacts.Table) else 0
@@ -103,14 +107,16 @@ def plan(path: str, compute: str | None = None) -> Plan:
 def needs(recipe: Recipe) -> Iterator[str]:
     """The node shape and placement group of every engine that takes several GPUs, and what each GPU must hold."""
     for name, teacher in recipe.all_teachers().items():
-        asked = placement.asked(teacher.kind, teacher.engine, recipe.compute.generate)
-        shape = placement.shape(recipe.compute.generate.cpus or 1, asked, recipe.compute.generate, on_gpu=True)
-        if shape.gpus < (1 if memory.gpu_bytes() else 2):
+        if not needs_ray(teacher):
+            continue
+        asked, size = placement.asked(teacher.kind, teacher.engine, recipe.compute.generate), memory.known_gpu_bytes()
+        shape = placement.shape(asked, recipe.compute.generate, on_gpu=True)
+        if shape.gpus < (1 if size else 2):
             continue
         yield f"{name}: each replica needs one node of {shape}"
         if teacher.kind != "vllm":
             continue
-        found, size = memory.need(teacher.model or "", asked or {}), memory.gpu_bytes()
+        found = memory.need(teacher.model or "", asked or {})
         holds = f"each GPU must hold {found}" if found else "how much its weights take is seen when they are there"
         room = f"this machine's GPUs have {size / memory.GB:.1f} GB" if size else "the GPUs' memory is not known here"
         yield f"{name}: {holds}; {room}"

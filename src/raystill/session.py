@@ -86,12 +86,11 @@ def fit(what: str, most: int, shape: Shape) -> tuple[int, bool]:
         return min(most, whole), False
     if spread := shape.spread(there):
         return min(most, spread), True
-    stages = f", or {shape.stages} times {shape.stage_gpus} GPUs on one node each" if shape.stages > 1 else ""
     kinds = collections.Counter((node.get("CPU", 0), node.get("GPU", 0)) for node in there)
     has = ", ".join(f"{n} of {cpus:g} CPUs and {gpus:g} GPUs" for (cpus, gpus), n in sorted(kinds.items()))
     raise ResourceError(
-        f"one {what} needs {shape.cpus} CPUs and {shape.gpus} GPUs on one node{stages}; the nodes of this Ray "
-        f"cluster are {has}; ask for less in 'compute.generate', or add larger nodes"
+        f"one {what} needs one node of {shape}; the nodes of this Ray cluster are {has}; ask for less in "
+        "'compute.generate', or add larger nodes"
     )
 
 

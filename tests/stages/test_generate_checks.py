@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from raystill import artifacts
+from raystill import artifacts, engine
 from raystill.artifacts import Checkpoint, Manifest, Table
 from raystill.context import Context
 from raystill.errors import ModelError
@@ -19,7 +19,14 @@ from raystill.view import Lines
     ("teacher", "says"),
     [
         ({"system": "word " * 600}, "20 of the first 20 prompts leave no room for an answer .* context of 512 tokens"),
-        ({"engine": {"max_model_len": 4}}, "context of 4 tokens, first row-0; shorten"),
+        (
+            {"engine": {"max_model_len": 4}},
+            "context of 4 tokens, first row-0; shorten .* raise teacher.engine.max_model_len",
+        ),
+        (
+            {"kind": "transformers", "engine": {"max_model_len": 4}, "system": "word " * 600},
+            "context of 512 tokens, first row-0; shorten teacher.system or teacher.examples, or take",
+        ),
     ],
 )
 def test_prompts_longer_than_the_context_stop_the_run_before_ray(
@@ -33,3 +40,17 @@ def test_prompts_longer_than_the_context_stop_the_run_before_ray(
     with pytest.raises(ModelError, match=says):
         generate.generate(block, Checkpoint(str(tiny_model), "m"), prompts, None, None, context)
     assert not list((tmp_path / "generate").rglob("*"))
+
+
+def test_the_bound_of_an_engine_on_cpu_is_for_engines_on_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 32768}')
+    monkeypatch.setattr(engine, "has_gpu", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert engine.context_tokens(str(tmp_path), {}) == engine.CPU_CONTEXT
+    assert engine.context_tokens(str(tmp_path), {"max_model_len": 9000}) == 9000
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert engine.context_tokens(str(tmp_path), {}) == 32768
+    (tmp_path / "config.json").write_text('{"text_config": {"max_position_embeddings": 65536}}')
+    assert engine.context_tokens(str(tmp_path), {}) == 65536

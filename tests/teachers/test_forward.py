@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from raystill import recipe, targets
+from raystill.errors import ResourceError
 from raystill.teachers import forward
 from raystill.teachers.forward import Forward
 from raystill.teachers.scorer import Asked
@@ -88,6 +89,8 @@ def test_the_longest_row_is_computed_from_free_memory(tiny_model: Path, monkeypa
     assert model.longest == 100
     assert model.context == 512
     assert model.logits_bytes == 100 * cache_bytes // forward.COPIES
+    with pytest.raises(ResourceError, match=r"a row of 101 tokens takes .* room for 100 tokens"):
+        asyncio.run(model.distributions([Asked([5], [7] * 100)]))
 
 
 def test_the_top_k_and_all_others_are_the_whole(tiny_model: Path) -> None:

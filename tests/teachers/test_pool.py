@@ -114,7 +114,7 @@ def test_an_engine_that_fits_a_node_needs_no_placement_group(nodes: list[str], t
 def test_an_engine_that_no_node_can_hold_is_refused_with_the_arithmetic(nodes: list[str], tmp_path: Path) -> None:
     with pytest.raises(
         ResourceError,
-        match=r"one generate replica needs 1 CPUs and 8 GPUs on one node, or 2 times 4 GPUs on one node each; the nodes "
+        match=r"one generate replica needs one node of 8 GPUs and 1 CPUs, or 2 times 4 GPUs on one node each .*; the nodes "
         r"of this Ray cluster are 1 of 1 CPUs and 0 GPUs, 2 of 4 CPUs and 2 GPUs",
     ):
         run(tmp_path, cpus=1, tensor_parallel=4, pipeline_parallel=2)

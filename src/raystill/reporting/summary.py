@@ -239,7 +239,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
 def _notes(found: Findings) -> list[str]:
     notes = []
     if not found.recipe.prices.machine_hour:
-        notes.append("no cost: set prices.machine_hour to have it")
+        notes.append("no cost of machine time: set prices.machine_hour to have it")
     if len({load.hardware for m in found.models for load in m.loads}) > 1:
         notes.append("models were measured on different kinds of machine; speeds of two kinds are never compared")
     if behind_a_url := found.recipe.teacher.kind == "endpoint":

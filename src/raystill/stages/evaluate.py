@@ -16,20 +16,21 @@ from typing import Protocol
 
 import numpy as np
 
-from raystill import chat, recipe
+from raystill import chat, recipe, storage
 from raystill.artifacts import Outcome, Table, decode, write_part
 from raystill.client import Client, Reply, RequestFailed
 from raystill.context import Context
 from raystill.errors import DataError, Interrupted, StageError
 from raystill.records import Answer, Generation, Load, Message, Prompt
-from raystill.storage import exists, join, read
-from raystill.teachers import driver
+from raystill.teachers import driver, units
 from raystill.teachers.replica import Replica, published
 from raystill.teachers.units import Unit
 
 VERSION = 1
 PAID_ROWS = 64
 """Rows that are asked of a paid teacher together and published together."""
+ASKED = "asked"
+"""The folder, in its step's, of what a paid teacher was asked and said."""
 
 
 class Endpoint(Protocol):
@@ -94,29 +95,28 @@ def answer(
 def answer_paid(
     config: recipe.Evaluate, teacher: recipe.Teacher, prompts: Table, budget: float | None, context: Context
 ) -> Outcome:
-    """The answers of a teacher behind a URL to the held-out prompts; as in generate, none is paid for twice.
+    """The answers of a teacher behind a URL to the held-out prompts. None is paid for twice by this step, however often
+    it is begun; another `limit` is another step. Rows that failed for a passing reason are asked again when it is.
 
     `budget` is the most that they may cost, in US dollars. Raises OverBudget, StageError when more rows failed than the
     recipe allows, Interrupted after Ctrl-C.
     """
     chosen = choose(prompts, config)
-    drawn = {"temperature": config.temperature, "max_tokens": config.max_tokens, "n": 1}
-    asked = teacher.model_copy(update={"sampling": teacher.sampling.model_copy(update=drawn)})
-    folder = join(context.url, "asked")
+    folder = storage.join(context.url, ASKED)
     parts = [
         write_part(folder, config.split, Prompt, chosen[i : i + PAID_ROWS]) for i in range(0, len(chosen), PAID_ROWS)
     ]
-    units = [Unit(f"answered-{part.path}", join(folder, part.path), part.sha256, folder) for part in parts]
-    todo = [unit for unit in units if not exists(unit.url)]
-    paid = sum(published(unit).counts["cost"] for unit in units if unit not in todo)
-    replica = Replica(asked.model_dump(mode="json", by_alias=True), None)
+    found = [_newest(Unit(f"answered-{p.path}", storage.join(folder, p.path), p.sha256, folder)) for p in parts]
+    newest, paid = [unit for unit, _ in found], sum(cost for _, cost in found)
+    todo = [unit for unit in newest if not storage.exists(unit.url)]
+    replica = Replica(asked_as(config, teacher).model_dump(mode="json", by_alias=True), None)
     context.progress.start(context.label, len(todo), "units")
     with driver.spending(replica, folder, todo, budget, paid):
         for done in driver.in_driver(replica, todo, context.compute.generate.units_in_flight, context.stopping):
             context.progress.advance(1, rows=done.counts["rows"], tokens=done.counts["output_tokens"])
-    if not all(exists(unit.url) for unit in units):
+    if not all(storage.exists(unit.url) for unit in newest):
         raise Interrupted("stopped; every answer so far is kept: run the same command to go on")
-    said = [g for unit in units for g in decode(Generation, read(unit.url), unit.url)]
+    said = [g for unit in newest for g in decode(Generation, storage.read(unit.url), unit.url)]
     rows = [
         Answer(
             id=g.id,
@@ -132,8 +132,27 @@ def answer_paid(
         )
         for g in said
     ]
-    _check([row.error for row in rows], len(rows), "teacher", context.max_error_rate)
+    more = "Run again to ask those again that failed for a passing reason"
+    _check([row.error for row in rows], len(rows), "teacher", context.max_error_rate, more)
     return _outcome(config, rows, context, cost=sum(g.cost for g in said))
+
+
+def asked_as(config: recipe.Evaluate, teacher: recipe.Teacher) -> recipe.Teacher:
+    """The teacher as it is asked held-out rows: once each, with the bounds that all models have."""
+    drawn = {"temperature": config.temperature, "max_tokens": config.max_tokens, "n": 1}
+    return teacher.model_copy(update={"sampling": teacher.sampling.model_copy(update=drawn)})
+
+
+def _newest(unit: Unit) -> tuple[Unit, float]:
+    """The unit's last try, or the next one while rows of that failed for a passing reason; and what it has cost so far."""
+    paid = 0.0
+    while storage.exists(unit.url):
+        counts = published(unit).counts
+        paid = max(paid, counts["cost"])
+        if not counts["transient"]:
+            break
+        unit = units.again(unit)
+    return unit, paid
 
 
 def _outcome(config: recipe.Evaluate, answers: Sequence[Answer], context: Context, **counted: float) -> Outcome:
@@ -305,12 +324,18 @@ def _row(model: str, asked: Asked) -> Answer:
     )
 
 
-def _check(asked: Sequence[str | None], total: int, model: str, max_error_rate: float) -> None:
+def _check(
+    asked: Sequence[str | None],
+    total: int,
+    model: str,
+    max_error_rate: float,
+    more: str = "The server's log says more",
+) -> None:
     """Raise StageError when more requests have failed (their errors are not None) than `total` may."""
     errors = collections.Counter(error for error in asked if error is not None)
     if errors.total() > max_error_rate * total:
         reasons = "; ".join(f"{reason} ({n})" for reason, n in errors.most_common(3))
         raise StageError(
             f"{model} failed on {errors.total()} of {len(asked)} requests, more than max_error_rate {max_error_rate} "
-            f"of {total} allows: {reasons}. The server's log says more; raise max_error_rate to go on regardless"
+            f"of {total} allows: {reasons}. {more}; raise max_error_rate to go on regardless"
         )

@@ -99,19 +99,21 @@ def generate(
 def _refuse_long(teacher: recipe.Teacher, folder: str, prompts: Table, max_error_rate: float) -> None:
     """Raise ModelError when too many of the first prompts do not fit the teacher's context: no engine need start for that."""
     first = list(itertools.islice(prompts.rows(Prompt, "train", "validation"), EARLY_ROWS))
-    context_tokens = engine.context_tokens(folder, teacher.engine)
+    takes, longer = engine.context_length(folder), ""
+    if teacher.kind == "vllm":
+        takes, longer = engine.context_tokens(folder, teacher.engine), ", raise teacher.engine.max_model_len"
     # A token has a byte at least: most prompts are seen to be short without a tokenizer, which takes seconds to load.
-    room = context_tokens - TEMPLATE_TOKENS
+    room = takes - TEMPLATE_TOKENS
     rows = [row for row in first if chat.view_bytes(row, teacher.system, teacher.examples) > room]
     if len(rows) <= max_error_rate * len(first):
         return
     seen = (teacher.system, teacher.examples, teacher.chat_template_kwargs)
-    long = chat.too_long(chat.load_tokenizer(folder), rows, *seen, context_tokens)
+    long = chat.too_long(chat.load_tokenizer(folder), rows, *seen, takes)
     if len(long) > max_error_rate * len(first):
         raise ModelError(
             f"{len(long)} of the first {len(first)} prompts leave no room for an answer in the teacher's context of "
-            f"{context_tokens} tokens, first {long[0]}; shorten teacher.system or teacher.examples, raise "
-            "teacher.engine.max_model_len, or take a teacher with a longer context"
+            f"{takes} tokens, first {long[0]}; shorten teacher.system or teacher.examples{longer}, or take a teacher "
+            "with a longer context"
         )
 
 

@@ -94,7 +94,8 @@ def _behind_a_url(recipe: Recipe, made: Line) -> Iterator[Model]:
     """A teacher that was asked and has no weights here."""
     if "teacher" in made.answers and "teacher" not in made.models:
         counts = made.answers["teacher"].counts
-        paid = counts["cost"] / counts["rows"] if counts.get("cost") else None
+        answered = counts["rows"] - sum(counts["errors"].values())
+        paid = counts["cost"] / answered if answered and counts.get("cost") else None
         yield Model("teacher", "teacher", teacher_source(recipe), None, None, [], paid)
 
 

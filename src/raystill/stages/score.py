@@ -15,7 +15,7 @@ from raystill.errors import Interrupted, StageError
 from raystill.records import Targets
 from raystill.teachers import pool
 from raystill.teachers import units as unit
-from raystill.teachers.fidelity import Kept
+from raystill.teachers.fidelity import Sums
 from raystill.teachers.scorer import Scorer, scored
 from raystill.teachers.units import Done
 
@@ -72,11 +72,11 @@ def _total(done: Sequence[Done]) -> dict[str, Any]:
         "tokens": tokens,
         "errors": dict(errors),
         "bytes_per_token": stored / max(1, tokens),
-        "fidelity": _fidelity([Kept(**kept) for d in done for kept in d.counts["probed"]]),
+        "fidelity": _fidelity([Sums(**sums) for d in done for sums in d.counts["probed"]]),
     }
 
 
-def _fidelity(probed: Sequence[Kept]) -> dict[str, Any]:
+def _fidelity(probed: Sequence[Sums]) -> dict[str, Any]:
     """Means over the tokens of the probe; the divergence in nats, None where the engine gives no whole distribution."""
     tokens = sum(k.tokens for k in probed)
     known = [k.divergence for k in probed if k.divergence is not None]

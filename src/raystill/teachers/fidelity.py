@@ -16,7 +16,7 @@ from raystill import targets
 
 
 @dataclass(frozen=True)
-class Kept:
+class Sums:
     """Sums over so many tokens; the divergence is in nats, and None where nobody gives the whole distribution."""
 
     tokens: int = 0
@@ -24,7 +24,7 @@ class Kept:
     divergence: float | None = 0.0
 
 
-def kept(restored: targets.TopK | targets.Sampled, logprobs: Iterable[npt.NDArray[np.float32]]) -> Kept:
+def sums(restored: targets.TopK | targets.Sampled, logprobs: Iterable[npt.NDArray[np.float32]]) -> Sums:
     """What one completion's targets keep, given the whole log-distributions [C, V] of its T tokens, chunk by chunk."""
     position_N, ids_N, r_N, tail_T = _named(restored)
     start, mass, divergence = 0, 0.0, 0.0
@@ -41,12 +41,12 @@ def kept(restored: targets.TopK | targets.Sampled, logprobs: Iterable[npt.NDArra
         mass += float(np.exp(named_N).sum())
         divergence += float((r_here_N * (np.log(r_here_N) - named_N)).sum() + (tail_C * (even_C - mean_C)).sum())
         start = stop
-    return Kept(start, mass, divergence)
+    return Sums(start, mass, divergence)
 
 
-def kept_unseen(restored: targets.TopK) -> Kept:
-    """As `kept`, from the targets alone: their tail says what mass they keep, and nothing says more."""
-    return Kept(len(restored.tail_T), float(np.sum(1 - restored.tail_T, dtype=np.float64)), None)
+def sums_unseen(restored: targets.TopK) -> Sums:
+    """As `sums`, from the targets alone: their tail says what mass they keep, and nothing says more."""
+    return Sums(len(restored.tail_T), float(np.sum(1 - restored.tail_T, dtype=np.float64)), None)
 
 
 def _named(restored: targets.TopK | targets.Sampled) -> tuple[targets.Ints, ...]:

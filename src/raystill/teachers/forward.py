@@ -18,7 +18,7 @@ from torch import Tensor
 
 from raystill import recipe, targets
 from raystill.engine import context_length
-from raystill.errors import ModelError
+from raystill.errors import ModelError, ResourceError
 from raystill.teachers.scorer import Asked
 
 LOGITS_BYTES = 512 << 20
@@ -47,12 +47,20 @@ class Forward:
         free = torch.cuda.mem_get_info()[0] if self.device.type == "cuda" else psutil.virtual_memory().available
         self.logits_bytes = min(LOGITS_BYTES, free // 2 // COPIES)
         self.context = context_length(model)
-        self.longest = free // 2 // self._cache_bytes()
+        self.token_bytes = self._cache_bytes()
+        self.longest = free // 2 // self.token_bytes
 
     async def distributions(self, rows: Sequence[Asked]) -> list[targets.TopK | targets.Sampled]:
-        """For each row what the teacher thinks at its T positions."""
+        """For each row what the teacher thinks at its T positions. Raises ResourceError for one that memory does not hold."""
         found: dict[int, targets.TopK | targets.Sampled] = {}
         lengths = [len(r.prompt_ids) + len(r.completion_ids) for r in rows]
+        if (longest := max(lengths, default=0)) > self.longest:
+            raise ResourceError(
+                f"a row of {longest} tokens takes {longest * self.token_bytes / 2**30:.1f} GiB of cache, and there was room "
+                f"for {self.longest} tokens, {self.longest * self.token_bytes / 2**30:.1f} GiB, which is half of the memory "
+                "that the weights left; score on machines with more, with fewer replicas on each, or drop long answers "
+                "with a smaller curate.max_tokens"
+            )
         for batch in batches(lengths, min(BATCH_TOKENS, self.longest)):
             asked = [rows[i] for i in batch]
             reduce = [self._reducer(row) for row in asked]

@@ -7,7 +7,6 @@ driver or the object store. Results come as units are published, in any order.
 import contextlib
 import itertools
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -34,9 +33,8 @@ def over_replicas(
     """
     import ray
 
-    least, most = (wide.replicas, wide.replicas) if isinstance(wide.replicas, int) else wide.replicas
-    cpus = wide.cpus or max(1, (os.cpu_count() or 1) // most)
-    shape = placement.shape(cpus, asked, wide, on_gpu=any(node.get("GPU") for node in session.nodes()))
+    least, most = wide.bounds
+    shape = placement.shape(asked, wide, on_gpu=any(node.get("GPU") for node in session.nodes()))
     fit, spread = session.fit(f"{what} replica", most, shape)
     if fit < most:
         say(f"{what}: {fit} of {most} replicas fit this cluster now; the run goes on with those")
@@ -53,10 +51,10 @@ def over_replicas(
                 max_tasks_in_flight_per_actor=2 * wide.units_in_flight,
                 max_concurrent_calls_per_actor=wide.units_in_flight,
             ),
-            num_cpus=cpus,
+            num_cpus=shape.cpus,
             num_gpus=0 if spread else shape.gpus,
             ray_remote_args_fn=place,
-            runtime_env={"env_vars": engine.environment(cpus, shape.gpus > 0)},
+            runtime_env={"env_vars": engine.environment(shape.cpus, shape.gpus > 0)},
         )
         try:
             for row in answered.iter_rows():

@@ -49,7 +49,7 @@ class PromptLogprobs:
             said = " ".join(line.strip() for line in str(e).splitlines() if "errors.pydantic.dev" not in line)
             raise ModelError(f"vLLM cannot start with {model}: {said}; check teacher.model and teacher.engine") from e
         # vLLM has made sure that its cache holds a row of this length, and steps bound the rest.
-        self.context = self.longest = self.llm.model_config.max_model_len
+        self.context = self.llm.model_config.max_model_len
 
     def dense(self, row: Asked) -> None:
         """vLLM gives the K likeliest alone."""

@@ -74,7 +74,7 @@ class Replica:
         prompts, settled, attempt = await asyncio.to_thread(_begin, unit)
         asked = [p for p in prompts if p.id not in settled]
         if attempt >= self.careful_attempt:
-            kept = Kept(unit)
+            kept = await asyncio.to_thread(Kept, unit)
             async with self._nothing_else():
                 answers = [await self._careful_row(unit, p, kept) for p in asked]
         elif getattr(self.teacher, "dear", False):

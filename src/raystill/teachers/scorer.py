@@ -19,7 +19,7 @@ from raystill import artifacts, chat, plugins, recipe, storage, targets
 from raystill.errors import RaystillError
 from raystill.records import Example, Ids, Targets
 from raystill.teachers import fidelity, pool
-from raystill.teachers.fidelity import Kept
+from raystill.teachers.fidelity import Sums
 from raystill.teachers.units import Done, StartUp, Unit, answer_batch
 
 KINDS = {
@@ -27,7 +27,6 @@ KINDS = {
     "vllm": "raystill.teachers.prompt_logprobs:PromptLogprobs",
 }
 TOO_LONG = "longer than the teacher's context"
-NO_ROOM = "longer than this machine's memory takes"
 PROBE_ROWS = 2
 """Rows of a unit whose targets are compared with the whole distribution: each costs a second forward pass, 1% of a unit's
 work for two of 256. Rows lie in the order of a hash, so the first are a random sample."""
@@ -47,13 +46,14 @@ class Engine(Protocol):
     vocabulary: int
     context: int
     """Tokens of the longest row that the model takes."""
-    longest: int
-    """Tokens of the longest row that this machine takes, computed from its memory."""
 
     def __init__(self, score: recipe.Score, teacher: recipe.Teacher, model: str) -> None: ...
 
     async def distributions(self, rows: Sequence[Asked]) -> list[targets.TopK | targets.Sampled]:
-        """For each row what the teacher thinks at its T positions, in the order of the rows."""
+        """For each row what the teacher thinks at its T positions, in the order of the rows.
+
+        Raises ResourceError when this machine's memory does not take one: another machine's may.
+        """
 
     def dense(self, row: Asked) -> Iterator[npt.NDArray[np.float32]] | None:
         """The row's whole log-distributions, float32[C, V] at a time, T in all; None where the engine does not give them."""
@@ -98,11 +98,12 @@ class Scorer:
         asked = [(example, self._asked(example)) for example in examples]
         fit = []
         for example, ids in asked:
-            if reason := self._too_long(ids):
-                rejected[reason] += 1
+            # vLLM wants room for one token more
+            if len(ids.prompt_ids) + len(ids.completion_ids) >= self.engine.context:
+                rejected[TOO_LONG] += 1
             else:
                 fit.append((example, ids))
-        rows, probed = list[Targets](), list[Kept]()
+        rows, probed = list[Targets](), list[Sums]()
         for (example, ids), found in zip(fit, await self.engine.distributions([a for _, a in fit]), strict=True):
             try:
                 packed = _packed(found, self.engine.vocabulary)
@@ -110,31 +111,25 @@ class Scorer:
                 rejected[f"no distribution: {e}"] += 1
                 continue
             if len(rows) < PROBE_ROWS:
-                probed.append(self._kept(ids, packed))
+                probed.append(self._probe(ids, packed))
             key = (example.id, example.teacher, example.sample_index, example.split)
             rows.append(Targets(*key, Ids(ids.completion_ids), packed))
         counts = {
             "rows": len(rows),
             "tokens": sum(len(row.completion_ids) for row in rows),
-            "probed": [vars(kept) for kept in probed],
+            "probed": [vars(sums) for sums in probed],
             "errors": dict(rejected),
         }
         storage.put_if_absent(unit.url, artifacts.encode(Targets, rows, {"counts": json.dumps(counts)}))
         return scored(unit)
 
-    def _too_long(self, ids: Asked) -> str | None:
-        tokens = len(ids.prompt_ids) + len(ids.completion_ids)
-        if tokens >= self.engine.context:  # vLLM wants room for one token more
-            return TOO_LONG
-        return NO_ROOM if tokens > self.engine.longest else None
-
-    def _kept(self, ids: Asked, packed: bytes) -> Kept:
+    def _probe(self, ids: Asked, packed: bytes) -> Sums:
         """What the stored bytes keep of what the teacher thinks."""
         dense = self.engine.dense(ids)
         if dense is None:
-            return fidelity.kept_unseen(targets.unpack_topk(packed))
+            return fidelity.sums_unseen(targets.unpack_topk(packed))
         sampled = self.score.support == "sampled"
-        return fidelity.kept(targets.unpack_sampled(packed) if sampled else targets.unpack_topk(packed), dense)
+        return fidelity.sums(targets.unpack_sampled(packed) if sampled else targets.unpack_topk(packed), dense)
 
     def _asked(self, example: Example) -> Asked:
         """The example's ids as this teacher sees them; its own answers' ids are taken as it wrote them."""

@@ -116,10 +116,14 @@ def retried(units: Sequence[Unit], before: Table, transient: Callable[[Unit], in
         if not transient(there):
             out.append(replace(there, folder=u.folder))
             continue
-        tries = int(there.name.split(".")[1].removeprefix("try")) if there.name.count(".") > 1 else 1
-        name = f"{u.name.partition('.')[0]}.try{tries + 1}.parquet"
-        out.append(replace(u, name=name, before=there.url))
+        out.append(replace(again(there), folder=u.folder))
     return out
+
+
+def again(u: Unit) -> Unit:
+    """Its next try, of the rows that were rejected for a passing reason."""
+    tries = int(u.name.split(".")[1].removeprefix("try")) if u.name.count(".") > 1 else 1
+    return replace(u, name=f"{u.name.partition('.')[0]}.try{tries + 1}.parquet", before=u.url)
 
 
 def take_over(units: Sequence[Unit], folder: str) -> tuple[list[Unit], set[str]]:
