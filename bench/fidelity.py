@@ -19,7 +19,6 @@ good over 64k tokens, as their noise averages out; k = 1 clearly worse.
 """
 
 import argparse
-import datetime
 import json
 import sys
 import time
@@ -28,9 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import machine
 import numpy as np
 import torch
-from generate import machine
 from torch import Tensor
 
 from raystill import chat, recipe, targets
@@ -201,18 +200,28 @@ def add_gradients(student: Any, batch: Batch, q_TV: Tensor, pulls: dict[str, Pul
 
 
 def measure(folder: str, layers: Sequence[int], data: Path, tokens: int, learnt: int) -> dict[str, Any]:
-    """One row per variant, the tokens they were measured over, and KL(teacher, student) per token."""
+    """One row per variant, the tokens they were measured over, and KL(teacher, student) per token.
+
+    Raises ValueError when the student's learning leaves no row to measure.
+    """
+    source = rows(data, chat.load_tokenizer(folder))
+    taught, asked = take(source, learnt), take(source, tokens)
+    taught_tokens, total = (sum(len(r.completion_ids) for r in taken) for taken in (taught, asked))
+    if not total:
+        raise ValueError(
+            f"{data}: nothing is left to measure: its rows with prompts short enough have {taught_tokens} answer tokens, "
+            f"and the student learns from {learnt}; name a longer file or learn from fewer"
+        )
     teacher = forward.Forward(recipe.Score(), recipe.Teacher(kind="reference"), folder)
     student = cut(folder, layers)
-    source = rows(data, chat.load_tokenizer(folder))
     began = time.perf_counter()
-    learn(teacher, student, take(source, learnt))
+    learn(teacher, student, taught)
     print(f"the student has learnt for {time.perf_counter() - began:.0f} s", file=sys.stderr)
     names = ["dense", *(f"top-{k}" for k in TOPK), *(f"{n} draws" for n in DRAWS)]
     sums = {name: {id(p): torch.zeros_like(p) for p in student.parameters()} for name in names}
     keeps = {name: [fidelity.Sums()] for name in names[1:]}
-    asked = sorted(take(source, tokens), key=lambda r: len(r.prompt_ids) + len(r.completion_ids))
-    total, done, apart, began = sum(len(r.completion_ids) for r in asked), 0, 0.0, time.perf_counter()
+    asked.sort(key=lambda r: len(r.prompt_ids) + len(r.completion_ids))
+    done, apart, began = 0, 0.0, time.perf_counter()
     rng = np.random.default_rng(0)
     for rows_of_batch in batches(asked, BATCH_TOKENS):
         batch = run(teacher, student, rows_of_batch)
@@ -246,7 +255,7 @@ def measure(folder: str, layers: Sequence[int], data: Path, tokens: int, learnt:
         "gradient_cosine_sampled": by_name["12 draws"],
         "tokens": total,
         "student_layers": len(layers),
-        "student_learnt_tokens": learnt,
+        "student_learnt_tokens": taught_tokens,
         "student_divergence": apart / total,
         "table": table,
     }
@@ -300,9 +309,12 @@ def main() -> None:
         if not needed.exists():
             sys.exit(f"{needed} is not there; name another with --teacher or --data")
     began = time.perf_counter()
-    found = measure(asked.teacher, asked.layers, asked.data, asked.tokens, asked.learn)
+    try:
+        found = measure(asked.teacher, asked.layers, asked.data, asked.tokens, asked.learn)
+    except ValueError as e:
+        sys.exit(str(e))
     print("\n".join(lines(found)))
-    made = {"bench": "fidelity", **found, "date": datetime.date.today().isoformat(), "machine": machine()}
+    made = {"bench": "fidelity", **found, **machine.seen()}
     print(json.dumps(made | {"seconds": round(time.perf_counter() - began)}))
 
 

@@ -28,7 +28,6 @@ What soft targets cost and keep is measured afterwards by `soft_targets.py` and 
 
 import argparse
 import contextlib
-import datetime
 import importlib.metadata
 import json
 import math
@@ -43,6 +42,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import machine
 
 HERE = Path(__file__).parent
 RAY_ARMS = ("ray.data.llm", "ray.data.llm-default")
@@ -244,13 +245,6 @@ def _run_alone(command: list[str], log: Any, limit_s: float) -> int | None:
         psutil.wait_procs(left, timeout=POLL_S)
 
 
-def machine() -> str:
-    """CPU model and cores."""
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    models = [line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")]
-    return f"{models[0] if models else 'unknown CPU'}, {os.cpu_count()} cores"
-
-
 def versions() -> dict[str, str]:
     """Installed versions of what decides the speed."""
     found = {}
@@ -335,9 +329,13 @@ def main() -> int:
         else:
             print(f"smollm2: skipped, {'--quick' if options.quick else f'no model in {options.smollm2}'}", flush=True)
         runs = measure(options, models, demo, work)
-        soft = {} if options.quick else soft_targets.figures(models.get("smollm2"), models["tiny"], demo, options.data)
-
-    print("\n".join(["", *table(runs), ""]))
+        print("\n".join(["", *table(runs), ""]), flush=True)
+        soft: dict[str, Any] = {}
+        if not options.quick:
+            try:
+                soft = soft_targets.figures(models.get("smollm2"), models["tiny"], demo, options.data)
+            except Exception as e:  # half an hour's figures of generation are not to go with it
+                print(f"soft targets: left out, {e!r}", flush=True)
     made = {
         "bench": "generate",
         "quick": options.quick,
@@ -348,8 +346,7 @@ def main() -> int:
         "max_num_seqs": MAX_NUM_SEQS,
         "niceness": sorted({n for r in runs for n in r.niceness}),
         "load_before": round(load, 1),
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": machine(),
+        **machine.seen(),
         "versions": versions(),
         "runs": [asdict(r) for r in runs],
     }

@@ -6,6 +6,7 @@ finds the steady window of all of them. Nothing heavy is imported here: Ray's wo
 
 import asyncio
 import dataclasses
+import io
 import json
 import math
 import os
@@ -19,6 +20,7 @@ from typing import Any
 from raystill import engine
 from raystill.records import Generation, Prompt
 from raystill.teachers.vllm import Vllm
+from raystill.view import Lines
 
 
 @dataclass(frozen=True)
@@ -69,20 +71,9 @@ class Stamped(Vllm):
         return params
 
 
-class FirstUnit:
-    """Progress that only notes when the first unit was published."""
-
-    at: float | None = None
-
-    def start(self, stage: str, total: int | None, unit: str) -> None:
-        """Nothing to note."""
-
-    def advance(self, done: int = 1, **scalars: float) -> None:
-        """A unit is published."""
-        self.at = self.at or time.time()
-
-    def say(self, text: str) -> None:
-        """Nothing to note."""
+def published(folder: str) -> dict[Path, float]:
+    """When each unit was published, by its file: a driver hears of it later, often only when the next is there."""
+    return {path: path.stat().st_mtime for path in Path(folder).glob("*.parquet")}
 
 
 def raystill(job: Job) -> Result:
@@ -115,19 +106,17 @@ def raystill(job: Job) -> Result:
     prompts = artifacts.commit(Table, url, Manifest("prompts", Prompt.SCHEMA, "prepare", 1, "p", {}, {}, parts))
     teacher = Teacher.model_validate({"kind": "generate_arms:Stamped", "model": job.model, "engine": job.engine()})
     compute = Compute.model_validate({"generate": {"gpus": engine.gpus(job.engine())}})
-    seen = FirstUnit()
-    context = Context(f"{job.folder}/generate/g", compute, seen, 0.0, Path(job.folder))
+    context = Context(f"{job.folder}/generate/g", compute, Lines(io.StringIO()), 0.0, Path(job.folder))
     with session.ray_session(compute) as ensure:
         ensure()
         outcome = generate.generate(teacher, Checkpoint(job.model, "model"), prompts, None, None, context)
     manifest = Manifest("generations", Generation.SCHEMA, "generate", 1, "g", {}, {}, list(outcome.files))
     made = list(artifacts.commit(Table, context.url, manifest).rows(Generation))
     stamps = [json.loads(g.columns) for g in made]
-    assert seen.at is not None
     return Result(
         [(stamp["at"], g.output_tokens) for stamp, g in zip(stamps, made, strict=True)],
         called,
-        seen.at,
+        min(published(context.url).values()),
         sorted({stamp["nice"] for stamp in stamps}),
     )
 
@@ -166,26 +155,11 @@ def bare(job: Job, seeded: bool = True) -> Result:
     return Result(answers, called, min(answers)[0], [os.nice(0)])
 
 
-class Published:
-    """Progress that notes when each unit was published, and its tokens."""
-
-    def __init__(self) -> None:
-        self.units: list[tuple[float, int]] = []
-
-    def start(self, stage: str, total: int | None, unit: str) -> None:
-        """Nothing to note."""
-
-    def advance(self, done: int = 1, **scalars: float) -> None:
-        """A unit is published."""
-        self.units.append((time.time(), int(scalars["tokens"])))
-
-    def say(self, text: str) -> None:
-        """Nothing to note."""
-
-
 def score(job: Job) -> Result:
     """The score stage through vLLM, as `raystill run` calls it, over units in Parquet."""
     called = time.time()
+    import pyarrow.parquet as pq
+
     from raystill import artifacts, chat, session
     from raystill.artifacts import Checkpoint, Manifest, Table
     from raystill.context import Context
@@ -208,12 +182,15 @@ def score(job: Job) -> Result:
     )
     compute = Compute.model_validate({"generate": {"gpus": engine.gpus(job.engine())}})
     teacher = Teacher.model_validate({"model": job.model, "engine": job.engine()})
-    seen = Published()
-    context = Context(f"{job.folder}/score/s", compute, seen, 0.0, Path(job.folder))
+    context = Context(f"{job.folder}/score/s", compute, Lines(io.StringIO()), 0.0, Path(job.folder))
     with session.ray_session(compute) as ensure:
         ensure()
         score.score(Score(kind="vllm"), teacher, Checkpoint(job.model, "model"), table, context)
-    return Result(seen.units, called, min(seen.units)[0], [])
+    answers = [
+        (at, json.loads(pq.read_schema(path).metadata[b"counts"])["tokens"])
+        for path, at in published(context.url).items()
+    ]
+    return Result(answers, called, min(answers)[0], [])
 
 
 def bare_score(job: Job) -> Result:

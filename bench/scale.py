@@ -20,11 +20,8 @@ at 2-4 ms of CPU each.
 """
 
 import argparse
-import datetime
 import io
 import json
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -32,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import machine
 import psutil
 import scale_api
 import simulate
@@ -176,7 +174,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["efficiency", "flat", "api"])
     parser.add_argument("--raw", type=Path, help="also write when each unit of the efficiency runs ended")
     asked = parser.parse_args()
-    found: dict[str, Any] = {"simulated": True}
+    found: dict[str, Any] = {"simulated": True, **machine.seen()}
     raw: dict[int, dict[str, list[float]]] = {}
     for replicas in asked.replicas if asked.only in (None, "efficiency") else []:
         seen = run(replicas, replicas * ROUNDS, DELAY_S, 1)
@@ -194,7 +192,7 @@ def main() -> None:
         found |= {f"simulation_error_{replicas}": error, f"driver_cpu_share_{replicas}": driver}
         found["straggler_tail"] = max(found.get("straggler_tail", 0.0), rest)
     if asked.raw:
-        asked.raw.write_text(json.dumps({"delay_s": DELAY_S, "runs": raw}) + "\n")
+        asked.raw.write_text(json.dumps({**machine.seen(), "delay_s": DELAY_S, "runs": raw}) + "\n")
     if asked.only in (None, "flat"):
         units = asked.rows // UNIT_ROWS
         seen = run(4, units, 0.0, 2)
@@ -214,7 +212,6 @@ def main() -> None:
         client = api(API_ROWS, API_CONCURRENCY)
         print("  ".join(f"{name} {value:.1f}" for name, value in client.items()), flush=True)
         found |= client
-    found |= {"date": datetime.date.today().isoformat(), "cores": os.cpu_count(), "machine": platform.machine()}
     print(json.dumps(found))
 
 

@@ -13,16 +13,16 @@ bench/scale.py checks this against real runs at 8 and 32 replicas.
 
 import argparse
 import collections
-import datetime
 import heapq
 import json
 import math
-import platform
 import random
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+import machine
 
 UNIT_ROWS = 256
 SPREAD = 0.6
@@ -227,6 +227,7 @@ def scripted(starts: Sequence[float], units: int, unit_s: float) -> Result:
     return simulate(plan, starts=starts)
 
 
+ONE_RECIPE = 25_000_000 // UNIT_ROWS
 CASES = {
     "8B, 500 GPUs": Plan(ENGINES["8B"], 0),
     "8B, 2,000 GPUs, one driver": Plan(ENGINES["8B"], 0, replicas=2000),
@@ -237,7 +238,10 @@ CASES = {
     "70B, 4,000 GPUs": Plan(ENGINES["70B"], 0, clusters=4),
     "671B, 4,000 GPUs": Plan(ENGINES["671B"], 0, clusters=2, replicas=250),
     "671B, 16 units in flight": Plan(ENGINES["671B"], 0, clusters=2, replicas=250, in_flight=16),
+    "25 million, 500 GPUs": Plan(ENGINES["8B"], ONE_RECIPE),
+    "25 million, two drivers": Plan(ENGINES["8B"], ONE_RECIPE, clusters=2, shared=True),
 }
+"""Of as many units as are asked for where it says 0."""
 
 
 def main() -> None:
@@ -246,19 +250,23 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=1_000_000_000)
     asked = parser.parse_args()
     units = asked.prompts // UNIT_ROWS
-    print(f"{'case':<28} clusters  days  rows/s  utilisation  tail  redone  twice  driver  put wait s  (simulated in)")
-    found: dict[str, Any] = {"simulated": True, "prompts": units * UNIT_ROWS}
+    print(
+        f"{'case':<28} clusters    prompts  days  rows/s  utilisation  tail  redone  twice  driver  put wait s  "
+        "(simulated in)"
+    )
+    found: dict[str, Any] = {"simulated": True, **machine.seen()}
     for name, case in CASES.items():
         started = time.perf_counter()
-        seen = simulate(replace(case, units=units))
+        plan = replace(case, units=case.units or units)
+        seen = simulate(plan)
         print(
-            f"{name:<28} {case.clusters:>8} {seen.seconds / 86400:>5.2f} {units * UNIT_ROWS / seen.seconds:>7.0f} "
+            f"{name:<28} {plan.clusters:>8} {plan.units * UNIT_ROWS:>10} {seen.seconds / 86400:>5.2f} "
+            f"{plan.units * UNIT_ROWS / seen.seconds:>7.0f} "
             f"{seen.utilisation:>12.3f} {seen.tail:>5.3f} {seen.redone:>7.4f} {seen.twice:>6.4f} {seen.driver_busy:>7.3f} "
             f"{seen.put_wait_s:>11.1f}  ({time.perf_counter() - started:.0f} s)",
             flush=True,
         )
-        found[name] = asdict(seen)
-    found |= {"date": datetime.date.today().isoformat(), "machine": platform.machine()}
+        found[name] = asdict(seen) | {"prompts": plan.units * UNIT_ROWS}
     print(json.dumps(found))
 
 

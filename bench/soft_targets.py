@@ -23,6 +23,7 @@ from typing import Any
 
 import fidelity
 import generate
+import machine
 import target_store
 
 ARMS = ("score", "bare-score")
@@ -68,8 +69,11 @@ def figures(
     topk, sampled = target_store.measure(small)
     kept: dict[str, Any] = {}
     if smollm2 and data.exists():
-        kept = fidelity.measure(smollm2, fidelity.LAYERS, data, FIDELITY_TOKENS, FIDELITY_TOKENS)
-        print("\n".join(fidelity.lines(kept)), flush=True)
+        try:
+            kept = fidelity.measure(smollm2, fidelity.LAYERS, data, FIDELITY_TOKENS, FIDELITY_TOKENS)
+            print("\n".join(fidelity.lines(kept)), flush=True)
+        except ValueError as e:
+            print(f"fidelity: left out, {e}", flush=True)
     else:
         print(f"fidelity: left out, it needs SmolLM2 and {data}", flush=True)
     return {
@@ -99,7 +103,7 @@ def main() -> None:
         generate.make_tiny(demo, tiny)
         model = str(Path(asked.smollm2).resolve()) if Path(asked.smollm2, "config.json").exists() else None
         found = figures(model, str(tiny), demo, asked.data, asked.seconds, asked.rounds)
-    print(json.dumps({"bench": "soft_targets", **found, "machine": generate.machine()}))
+    print(json.dumps({"bench": "soft_targets", **found, **machine.seen()}))
 
 
 if __name__ == "__main__":

@@ -118,6 +118,7 @@ def test_an_upload_that_dies_half_way_shows_nothing(faulty: Proxy, s3: str, tmp_
     )
     uploading.start()
     while "hang" in faulty.faults:
+        assert uploading.is_alive()
         time.sleep(0.05)
     uploading.kill()
     uploading.join()

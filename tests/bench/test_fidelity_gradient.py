@@ -1,8 +1,6 @@
 """The bench's gradients, written out to share work, are autograd's own of the losses that its docstring names."""
 
-import importlib.util
-import sys
-from collections.abc import Iterator
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -14,20 +12,7 @@ from raystill import recipe, targets
 from raystill.teachers.forward import Forward
 from raystill.teachers.scorer import Asked
 
-BENCH = Path(__file__).parents[2] / "bench"
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[ModuleType]:
-    """bench/fidelity.py, which imports its neighbours."""
-    spec = importlib.util.spec_from_file_location("bench_fidelity", BENCH / "fidelity.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(BENCH))
-    sys.modules["bench_fidelity"] = module
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(BENCH))
+BENCH = "fidelity"
 
 
 def loss(
@@ -70,3 +55,12 @@ def test_every_variants_gradient_is_autograds(bench: ModuleType, tiny_model: Pat
             torch.testing.assert_close(sums[name][id(parameter)], gradient, atol=2e-5, rtol=1e-3)
     assert bench.cosine(sums["dense"], sums["dense"]) == pytest.approx(1)
     assert bench.cosine(sums["top-1"], sums["dense"]) < bench.cosine(sums["top-100"], sums["dense"]) < 1
+
+
+def test_data_that_the_student_learns_from_whole_leaves_nothing(
+    bench: ModuleType, tiny_model: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "rows.jsonl"
+    data.write_text(json.dumps({"question": "why", "answer": "because " * 20}) + "\n")
+    with pytest.raises(ValueError, match="nothing is left to measure"):
+        bench.measure(str(tiny_model), [0], data, tokens=10, learnt=10)

@@ -1,24 +1,12 @@
 """The bench's windows and ratios; no engine starts here."""
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "bench" / "generate.py"
-
-
-@pytest.fixture(scope="module")
-def bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_generate", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["bench_generate"] = module
-    spec.loader.exec_module(module)
-    return module
+BENCH = "generate"
 
 
 def run(bench: ModuleType, arm: str, model: str, number: int, tokens: int, first_s: float = 10.0) -> Any:

@@ -79,7 +79,6 @@ class Outcome:
     ledger: Ledger | None = None
     most_redone: int = 0
     """What was in flight whenever something died; a second driver may do all units again."""
-    simulated: bool = True
 
 
 def prompts(folder: Path, size: Size, rng: random.Random) -> dict[str, str]:
@@ -203,7 +202,7 @@ def main() -> None:
             f"{', '.join(outcome.done)}",
             flush=True,
         )
-    print(json.dumps({"seeds": len(ended), "lost": 0, "doubled": 0, "outcomes": [asdict(o) for o in ended]}))
+    print(json.dumps({"seeds": len(ended), "outcomes": [asdict(o) for o in ended]}))
 
 
 if __name__ == "__main__":

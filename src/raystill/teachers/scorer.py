@@ -28,8 +28,8 @@ KINDS = {
 }
 TOO_LONG = "longer than the teacher's context"
 PROBE_ROWS = 2
-"""Rows of a unit whose targets are compared with the whole distribution: each costs a second forward pass, 1% of a unit's
-work for two of 256. Rows lie in the order of a hash, so the first are a random sample."""
+"""Rows of a unit whose targets are compared with the teacher's. For the whole distribution each costs a second forward pass,
+1% of a unit's work for two of 256; vLLM does not give it. Rows lie in the order of a hash: the first are a random sample."""
 
 
 @dataclass(frozen=True)
