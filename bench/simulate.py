@@ -63,7 +63,7 @@ class Plan:
     replicas: int = 500
     answer_tokens: float = 1000.0
     spread: float = SPREAD
-    in_flight: int = 4
+    in_flight: int = 8
     driver_s: float = 0.0043
     driver_share: float = 0.0
     start_spread: float = 0.3

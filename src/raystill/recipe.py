@@ -475,20 +475,16 @@ class Generate(Block):
         "the teacher's engine says it, else 1", identity=False, ge=1,
     )  # fmt: skip
     units_in_flight: int = setting(
-        4, "units that one engine works on at once", "keeps its batch full", identity=False, ge=1
-    )
+        8, "units that one engine works on at once", "keeps a batch of 256 full; 16 for larger ones (docs/scale.md)",
+        identity=False, ge=1,
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _some_replicas(self) -> Self:
-        least, most = self.bounds
+        least, most = [self.replicas] * 2 if isinstance(self.replicas, int) else self.replicas
         if not 1 <= least <= most:
             raise ValueError(f"replicas: {[least, most]} must be 1 <= least <= most; e.g. replicas: [1, 8]")
         return self
-
-    @property
-    def bounds(self) -> tuple[int, int]:
-        """Least and most replicas."""
-        return (self.replicas, self.replicas) if isinstance(self.replicas, int) else self.replicas
 
 
 class Workers(Block):

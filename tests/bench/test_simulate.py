@@ -38,7 +38,7 @@ def test_failures_cost_what_was_in_flight_and_lose_nothing(bench: ModuleType) ->
 
 
 def test_drivers_that_share_a_folder_do_little_twice(bench: ModuleType) -> None:
-    shared = bench.simulate(replace(small(bench), clusters=4, replicas=10, shared=True))
+    shared = bench.simulate(replace(small(bench), clusters=4, replicas=10, in_flight=4, shared=True))
     assert 0.0 < shared.twice < 0.05
 
 

@@ -33,11 +33,13 @@ def over_replicas(
     """
     import ray
 
-    least, most = wide.bounds
+    least, most = placement.replicas(wide)
     shape = placement.shape(asked, wide, on_gpu=any(node.get("GPU") for node in session.nodes()))
     fit, spread = session.fit(f"{what} replica", most, shape)
     if fit < most:
         say(f"{what}: {fit} of {most} replicas fit this cluster now; the run goes on with those")
+    # Where units are few, none may be promised to one replica while another goes without.
+    at_once = max(1, min(wide.units_in_flight, len(units) // (2 * fit))) if fit > 1 else wide.units_in_flight
     dataset = ray.data.from_items([{"unit": json.dumps(vars(u))} for u in units], override_num_blocks=len(units))
     with _placed(shape, fit) if spread else contextlib.nullcontext() as place:
         answered = dataset.map_batches(
@@ -48,8 +50,8 @@ def over_replicas(
             compute=ray.data.ActorPoolStrategy(
                 min_size=fit if spread else min(least, fit),
                 max_size=fit,
-                max_tasks_in_flight_per_actor=2 * wide.units_in_flight,
-                max_concurrent_calls_per_actor=wide.units_in_flight,
+                max_tasks_in_flight_per_actor=2 * at_once,
+                max_concurrent_calls_per_actor=at_once,
             ),
             num_cpus=shape.cpus,
             num_gpus=0 if spread else shape.gpus,
