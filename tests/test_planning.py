@@ -86,7 +86,7 @@ def problems(found: list[Problem]) -> str:
         ("teacher", "{model: ./gone}", "does not exist"),
         ("student", "{init: {from: MODEL, layers: [0, 7]}}", "layers 0 to 1, not 7"),
         ("student", "{model: MODEL, train: {epochs: -1}}", "train.epochs"),
-        ("train", "{loss: cross_entorpy}", "did you mean 'cross_entropy'?"),
+        ("train", "{loss: {kind: cross_entorpy}}", "did you mean 'cross_entropy'?"),
         ("train", "{deepspeed: {train_batch_size: 4}}", "train_batch_size"),
         ("curate", "{filters: [emtpy]}", "did you mean 'empty'?"),
         ("teacher", "{kind: reference, sampling: {n: 2, temperature: 0}}", "2 samples at temperature 0"),

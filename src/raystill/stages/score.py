@@ -53,6 +53,7 @@ def score(
     counts = _total(done) | {"reused_units": len(reused), "units": len(units)}
     _check(counts, context.max_error_rate)
     facts = score.identity() | {"tokenizer": chat.tokenizer_fingerprint(model.folder()), "teacher": model.fingerprint}
+    facts |= {"parts": {unit_.source.rpartition("/")[2]: unit_.name for unit_ in units}}
     return Outcome("targets", sorted((d.file for d in done), key=lambda f: f.path), Targets.SCHEMA, counts, facts)
 
 
