@@ -115,7 +115,12 @@ def test_too_long_examples_are_dropped_and_none_left_is_said(tiny_model: Path, t
 
 def test_a_missing_loss_is_refused_before_anything_starts(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="did you mean 'forward_kl'"):
-        run(tiny_model, context(tmp_path), examples(tmp_path / "examples", 2, 0), recipe.Train(loss=recipe.Loss(kind="forward")))
+        run(
+            tiny_model,
+            context(tmp_path),
+            examples(tmp_path / "examples", 2, 0),
+            recipe.Train(loss=recipe.Loss(kind="forward")),
+        )
 
 
 @pytest.mark.slow

@@ -66,7 +66,12 @@ def test_a_step_that_is_not_finite_is_skipped_by_all_workers_in_every_zero_stage
 ) -> None:
     # float32 turns this weight into infinity, in its own micro-batch alone.
     made = [
-        ("train", Encoded([5, 6, 7, 8, 9, 10 + i, 11, 12], [False] * 4 + [True] * 4), 1e39 if i == POISON else 1.0, Span())
+        (
+            "train",
+            Encoded([5, 6, 7, 8, 9, 10 + i, 11, 12], [False] * 4 + [True] * 4),
+            1e39 if i == POISON else 1.0,
+            Span(),
+        )
         for i in range(16)
     ]
     batches.store(str(tmp_path / "work" / "attempt"), made)
