@@ -26,7 +26,7 @@ class Learner(torch.nn.Module):
         """
         head = self.student.get_output_embeddings()
         self.student.eval()
-        if isinstance(head, torch.nn.Linear):
+        if isinstance(head, torch.nn.Linear) and self.student.get_decoder() is not self.student:
             logits = self.student(**micro.inputs).logits
             self.chunked = torch.equal(self._hidden(micro) @ head.weight.T, logits)
         self.student.train()
