@@ -100,7 +100,7 @@ def test_loss_and_gradient_are_those_of_one_worker(tiny_model: Path, tmp_path: P
     for kind in LOSSES:
         losses = [loss for loss, _ in alone[kind, LAYOUTS[0]]]
         norms = [norm for _, norm in alone[kind, LAYOUTS[1]]]
-        assert losses[-1] < losses[0]
+        assert len(set(losses)) == len(set(norms)) == STEPS
         for seen in (alone, together):
             for (_, layout), rows in ((key, rows) for key, rows in seen.items() if key[0] == kind):
                 assert [loss for loss, _ in rows] == pytest.approx(losses, rel=1e-5), (kind, layout)

@@ -108,7 +108,7 @@ def chi2(of_draws: Tensor, p: Tensor, draws: int) -> float:
 def mean_gradient(p_logits: Tensor, student: Tensor, draws: int, repeats: int, seed: int) -> Tensor:
     """Mean gradient over many draws of one distribution, each through the store's bytes and the trainer's records."""
     logprobs_TV = p_logits.log_softmax(1).float().expand(repeats, -1)
-    drawn = forward.sampled(logprobs_TV, draws, seed)
+    drawn = forward.sampled(logprobs_TV, draws, np.random.default_rng(seed))
     rows = soft.of_draws(targets.pack_sampled(*drawn, logprobs_TV.shape[1]))
     loss = objective(recipe.Loss(kind="forward_kl"), 1.0)
     logits = student.float().expand(repeats, -1).contiguous()
@@ -137,7 +137,7 @@ def test_more_draws_have_less_noise_as_a_mean_has() -> None:
     teacher, student = random_logits(1, 31, 3, 1.0), random_logits(1, 31, 4, 1.0)
     errors = {}
     for draws in (12, 48):
-        drawn = forward.sampled(teacher.log_softmax(1).float().expand(400, -1), draws, 6)
+        drawn = forward.sampled(teacher.log_softmax(1).float().expand(400, -1), draws, np.random.default_rng(6))
         rows = soft.of_draws(targets.pack_sampled(*drawn, 31))
         logits = student.float().expand(400, -1).contiguous()
         found = gradient(
