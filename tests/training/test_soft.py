@@ -49,6 +49,14 @@ def test_an_empty_tail_is_read_as_less_than_float32_can_tell() -> None:
     assert np.exp(soft.of_top_k(data)["logprobs"][0, -1]) == pytest.approx(soft.LEAST_TAIL)
 
 
+def test_raised_tails_are_counted(tmp_path: Path) -> None:
+    data = targets.pack_topk([[1, 2], [3, 4]], np.log([[0.75, 0.25], [0.5, 0.25]]), [0.0, 0.25], 30)
+    with (tmp_path / soft.FILE).open("wb") as file:
+        writer = soft.Writer(file, "top_k", 30)
+        writer(row([7, 8], data), Encoded([5, 7, 8], [False, True, True]))
+    assert (writer.rows, writer.raised_tails) == (2, 1)
+
+
 def test_ids_that_the_student_lacks_join_the_others() -> None:
     rows = soft.of_top_k(targets.pack_topk([[29, 3, 28]], np.log([[0.5, 0.2, 0.1]]), [0.2], 30))
     inside = soft.within(rows, 28)

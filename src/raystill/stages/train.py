@@ -49,6 +49,8 @@ class Counts:
     """Tokens of the kept examples that the student learns to write."""
     with_targets: int = 0
     """Those of them that have soft targets."""
+    raised_tails: int = 0
+    """Those of these whose stored tail was 0, and was read as `soft.LEAST_TAIL`."""
 
 
 def train(
@@ -130,6 +132,7 @@ def _tokenise(
                 soft.check(targets, examples, chat.fingerprint(tokenizer))
                 writer = soft.Writer(file, targets.facts["support"], models.vocabulary(student.folder()))
             batches.store(tokens, _encoded(train, system, examples, targets, tokenizer, writer, counts))
+            counts.raised_tails = writer.raised_tails if writer else 0
         if counts.with_targets:
             storage.upload(Path(folder), tokens)
     return counts

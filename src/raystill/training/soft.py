@@ -22,6 +22,7 @@ from raystill.records import Targets
 FILE = "soft.bin"
 LEAST_TAIL = 2.0**-24
 """A stored tail of 0, where not all ids are listed, is read as this: float32 log-probabilities cannot tell them apart."""
+LOG_LEAST_TAIL = np.float32(np.log(np.float32(LEAST_TAIL)))
 
 Key = tuple[str, str, int]
 
@@ -41,11 +42,11 @@ def record(k: int) -> np.dtype[Any]:
 
 
 class Writer:
-    """Appends examples' targets to a file and counts its rows."""
+    """Appends examples' targets to a file; counts its rows, and those whose tail of 0 was raised."""
 
     def __init__(self, file: IO[bytes], support: str, vocabulary: int) -> None:
         self.file, self.support, self.vocabulary = file, support, vocabulary
-        self.rows = 0
+        self.rows = self.raised_tails = 0
 
     def __call__(self, found: Targets | None, encoded: Encoded) -> Span:
         """Keep what a teacher thinks of an example's answer, as far as their ids agree."""
@@ -54,6 +55,7 @@ class Writer:
             return Span()
         rows = of_top_k(found.packed) if self.support == "top_k" else of_draws(found.packed)
         rows = within(rows[:count], self.vocabulary)
+        self.raised_tails += int((rows["logprobs"][:, -1] == LOG_LEAST_TAIL).sum())
         self.file.write(rows.tobytes())
         self.rows += count
         return Span(self.rows - count, first, count)
