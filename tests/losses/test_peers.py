@@ -11,6 +11,8 @@ from raystill.losses import ABSENT
 from raystill.training import chunks
 from raystill.training.objective import Soft, objective
 
+pytestmark = pytest.mark.slow  # TRL takes ten seconds to import
+
 BETAS = [0.0, 0.1, 0.5, 0.9, 1.0]
 """TRL and Liger call forward KL beta 0 and reverse KL beta 1."""
 
