@@ -86,7 +86,10 @@ def problems(found: list[Problem]) -> str:
         ("teacher", "{model: ./gone}", "does not exist"),
         ("student", "{init: {from: MODEL, layers: [0, 7]}}", "layers 0 to 1, not 7"),
         ("student", "{model: MODEL, train: {epochs: -1}}", "train.epochs"),
-        ("train", "{loss: cross_entorpy}", "did you mean 'cross_entropy'?"),
+        ("train", "{loss: {kind: cross_entorpy}}", "did you mean 'cross_entropy'?"),
+        ("train", "{loss: forward_kl}", "write loss: {kind: forward_kl}"),
+        ("train", "{loss: {kind: reverse_kl}}", "score: {k: 50}"),
+        ("student", "{model: MODEL, train: {loss: {kind: cross_entropy, alpha: 0.5}}}", "alpha says nothing"),
         ("train", "{deepspeed: {train_batch_size: 4}}", "train_batch_size"),
         ("curate", "{filters: [emtpy]}", "did you mean 'empty'?"),
         ("teacher", "{kind: reference, sampling: {n: 2, temperature: 0}}", "2 samples at temperature 0"),
@@ -113,6 +116,26 @@ def test_a_mistake_is_found_offline_with_its_line(tmp_path: Path, key: str, valu
 def test_a_served_context_that_an_answer_fills_is_found(tmp_path: Path) -> None:
     said = problems(planning.plan(recipe(tmp_path, serve="{engine: {max_model_len: 512}}")).problems)
     assert said.count("has a context of 512 tokens, and answers of 512 leave no room") == 1
+
+
+def test_a_loss_is_held_against_the_targets_to_be_scored(tmp_path: Path) -> None:
+    teacher = tmp_path / "teacher"
+    teacher.mkdir()
+    given = {"teacher": f"{{kind: transformers, model: {teacher}}}", "score": "{support: sampled, temperature: 2}"}
+    path = recipe(tmp_path, **given, train="{loss: {kind: reverse_kl, temperature: 1}}")
+    (teacher / "config.json").write_text((tmp_path / "model" / "config.json").read_text())
+    tokens = {"model": {"vocab": {"a": 0, "b": 1}}, "added_tokens": [{"content": "<end>", "id": 2}]}
+    (teacher / "tokenizer.json").write_text(json.dumps(tokens))
+    (tmp_path / "model" / "tokenizer.json").write_text(json.dumps(tokens))
+    found = problems(planning.plan(path).problems)
+    assert "draws tell only which tokens" in found and "score: {support: top_k}" in found
+    assert "cannot become those of 1" in found and "loss: {temperature: 2}" in found
+    assert "tokenizer" not in found
+    tokens["added_tokens"][0]["id"] = 3  # type: ignore[index]
+    (teacher / "tokenizer.json").write_text(json.dumps(tokens))
+    path = recipe(tmp_path, **given, train="{loss: {kind: forward_kl}}")
+    assert "has another tokenizer; take a student" in problems(planning.plan(path).problems).replace("\n    ", "; ")
+    assert not planning.plan(recipe(tmp_path, **given)).problems
 
 
 def test_all_mistakes_come_at_once(tmp_path: Path) -> None:

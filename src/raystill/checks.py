@@ -27,15 +27,16 @@ from raystill.recipe import ByColumn, Cut, Generate, Structured, Student, Teache
 from raystill.recipe_file import Loc, Located
 from raystill.stages import prepare
 from raystill.teachers import endpoint
-from raystill.training import zero
+from raystill.training import pairs, zero
 
 
 def check(located: Located) -> list[Problem]:
     """All mistakes, in the order of the recipe's own keys."""
     found: list[Problem] = []
-    for look in (_plugins, _data, _teacher, _endpoint, _students, _comparable, _owned, _root):
+    for look in (_plugins, _data, _teacher, _endpoint, _students, _losses, _comparable, _owned, _root):
         found += look(located)
-    return found
+    # Students that share a block share its mistakes.
+    return list(dict.fromkeys(found))
 
 
 def _attempt(located: Located, loc: Loc, act: Callable[..., object], *arguments: Any) -> Iterator[Problem]:
@@ -53,7 +54,6 @@ def _plugins(located: Located) -> Iterator[Problem]:
         (("task",), recipe.task, tasks.KINDS, "task"),
         *((("teachers", n, "kind"), t.kind, teachers.KINDS, "teacher") for n, t in recipe.teachers.items()),
         *([] if recipe.teachers else [(("teacher", "kind"), recipe.teacher.kind, teachers.KINDS, "teacher")]),
-        (("train", "loss"), recipe.train.loss, losses.KINDS, "loss"),
         *((("trackers", i), name, trackers.KINDS, "tracker") for i, name in enumerate(recipe.trackers)),
         *((("curate", "filters", i), name, filters.KINDS, "filter") for i, name in enumerate(recipe.curate.filters)),
     ]
@@ -172,6 +172,37 @@ def _students(located: Located) -> Iterator[Problem]:
             yield from _attempt(located, (*loc, "model"), _model, student.model, recipe.root)
         if isinstance(student.init, Cut):
             yield from _layers(located, loc, student, student.init)
+
+
+def _losses(located: Located) -> Iterator[Problem]:
+    """A loss that is none, or that the soft targets to be scored cannot give."""
+    recipe, score = located.recipe, located.recipe.score
+    for name, student in recipe.all_students().items():
+        of_student: Loc = ("student",) if recipe.student else ("students", name)
+        loc: Loc = (*of_student, "train", "loss") if "loss" in student.train else ("train", "loss")
+        try:
+            loss = recipe.train_for(student).loss
+        except ValidationError:
+            continue  # told by _students
+        if unknown := list(_attempt(located, (*loc, "kind"), plugins.find, loss.kind, losses.KINDS, "loss")):
+            yield from unknown
+        else:
+            for m in pairs.mistakes(loss, *((score.support, score.temperature) if score else (None, None))):
+                yield Problem(located.where(*loc, m.key), m.what, m.fix)
+            if score and loss.kind != losses.TEXT:
+                yield from _attempt(located, (*loc, "kind"), _same_tokens, recipe.teacher, student)
+
+
+def _same_tokens(teacher: Teacher, student: Student) -> None:
+    """Raise RecipeError when both tokenizers can be read here and number their tokens differently."""
+    name = student.init.from_ if isinstance(student.init, Cut) else student.model
+    theirs = models.token_ids(teacher.model) if teacher.model else None
+    ours = models.token_ids(name) if name and name != "teacher" else None
+    if theirs and ours and theirs != ours:
+        raise RecipeError(
+            f"soft targets are in the token ids of {teacher.model}, and {name} has another tokenizer; take a student with the "
+            f"teacher's tokenizer, or loss: {{kind: {losses.TEXT}}}, which learns from text"
+        )
 
 
 def _layers(located: Located, loc: Loc, student: Student, cut: Cut) -> Iterator[Problem]:

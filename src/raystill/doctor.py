@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from raystill import artifacts, chat, engine, models, sources, storage
+from raystill import artifacts, chat, engine, losses, models, sources, storage
 from raystill.artifacts import Table
 from raystill.errors import RaystillError
 from raystill.planning import Plan
@@ -35,6 +35,10 @@ def examine(plan: Plan) -> Iterator[Finding]:
     for role, model in _models(recipe):
         yield _look(f"{role} {model}: tokenizer, chat template, stop token", _tokenizer, model, recipe.root)
         yield _look(f"{role} {model}: prompts fit its context", _fit, plan, role, model)
+    for name, student in recipe.all_students().items():
+        if recipe.train_for(student).loss.kind != losses.TEXT and recipe.teacher.model:
+            own = student.init.from_ if isinstance(student.init, Cut) else student.model
+            yield _look(f"{name} reads the teacher's soft targets: one tokenizer", _same_tokens, plan, own)
 
 
 def _look(what: str, act: Callable[..., object], *arguments: Any) -> Finding:
@@ -70,6 +74,20 @@ def _tokenizer(model: str, root: str) -> None:
     tokenizer = chat.load_tokenizer(folder)
     turns = [Message("user", "Hello."), Message("assistant", "Hello to you.")]
     chat.encode(tokenizer, turns, [1])
+
+
+def _same_tokens(plan: Plan, student: str) -> None:
+    """Raise when the teacher's tokenizer is another one than the student's."""
+    recipe = plan.recipe
+    teacher = recipe.teacher.model if recipe else None
+    if recipe is None or teacher is None or student in ("teacher", teacher):
+        return
+    theirs, ours = (models.resolve(m, recipe.root, offline=False).folder() for m in (teacher, student))
+    if chat.tokenizer_fingerprint(theirs) != chat.tokenizer_fingerprint(ours):
+        raise RaystillError(
+            f"soft targets are in the token ids of {teacher}, and {student} has another tokenizer; take a student with the "
+            f"teacher's tokenizer, or loss: {{kind: {losses.TEXT}}}, which learns from text"
+        )
 
 
 def _fit(plan: Plan, role: str, model: str) -> None:

@@ -59,6 +59,31 @@ def config(model: str) -> dict[str, Any] | None:
         ) from e
 
 
+def vocabulary(model: str) -> int:
+    """Logits of a local folder's model. Raises ModelError when its config.json does not say."""
+    values = config(model) or {}
+    size = values.get("vocab_size") or values.get("text_config", {}).get("vocab_size")
+    if not size:
+        raise ModelError(
+            f"{model}/config.json has no vocab_size; give a folder as transformers' save_pretrained makes it"
+        )
+    return int(size)
+
+
+def token_ids(model: str) -> dict[str, int] | None:
+    """Tokens and their ids of a local folder's tokenizer.json; None where there is none to read.
+
+    Equal ones may still cut text differently, which `chat.tokenizer_fingerprint` tells; different ones are never the same.
+    """
+    try:
+        values = json.loads((Path(model) / "tokenizer.json").read_text())
+        listed = values["model"]["vocab"]
+        known = dict(listed) if isinstance(listed, dict) else {token: i for i, (token, _) in enumerate(listed)}
+        return known | {added["content"]: added["id"] for added in values.get("added_tokens", [])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _folder_identity(folder: Path, root: str, known: dict[str, str]) -> str:
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     stamp = _digest([(p.relative_to(folder).as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in files])

@@ -80,7 +80,7 @@ def learn(recipe: Recipe, do: Do) -> Line:
     for name, student in recipe.all_students().items():
         start = untrained(recipe, student, teacher, do)
         models["baseline" if recipe.student else f"{name}-baseline"] = start
-        models[name] = do(trained(recipe, name, student, examples, start))
+        models[name] = do(trained(recipe, name, student, examples, targets, start))
     return Line(prompts, generations, examples, models, targets)
 
 
@@ -277,29 +277,39 @@ def untrained(recipe: Recipe, student: Student, teacher: Checkpoint | None, do: 
     )
 
 
-def trained(recipe: Recipe, name: str, student: Student, examples: Table, start: Checkpoint) -> Step[Checkpoint]:
-    """The student."""
+def trained(
+    recipe: Recipe, name: str, student: Student, examples: Table, targets: Table | None, start: Checkpoint
+) -> Step[Checkpoint]:
+    """The student. Soft targets are an input only where its loss learns from them."""
     config = recipe.train_for(student)
-    loss = plugins.identity(config.loss, losses.KINDS, "loss")
+    loss = config.loss.identity() | {"kind": plugins.identity(config.loss.kind, losses.KINDS, "loss")}
+    used = None if config.loss.kind == losses.TEXT else targets
     return Step(
         label=f"train {name}",
         stage="train",
         version=train.VERSION,
         decides={"train": config.identity() | {"loss": loss}, "system": student.system},
-        inputs={"examples": examples, "start": start},
+        inputs={"examples": examples, "targets": used, "start": start},
         kind=Checkpoint,
-        make=lambda context: _train(recipe, name, config, student.system, examples, start, context),
+        make=lambda context: _train(recipe, name, config, student.system, examples, used, start, context),
         ray=True,
     )
 
 
 def _train(
-    recipe: Recipe, name: str, config: Train, system: str | None, examples: Table, start: Checkpoint, context: Context
+    recipe: Recipe,
+    name: str,
+    config: Train,
+    system: str | None,
+    examples: Table,
+    targets: Table | None,
+    start: Checkpoint,
+    context: Context,
 ) -> Outcome:
     folder = str(context.scratch) if storage.is_s3(recipe.root) else storage.join(recipe.root, "trackers")
     opened = open_trackers(recipe.trackers, folder, f"{recipe.name}-{name}")
     try:
-        return train.train(config, system, examples, start, opened, context)
+        return train.train(config, system, examples, targets, start, opened, context)
     finally:
         for tracker in opened:
             tracker.close()

@@ -382,10 +382,41 @@ class Score(Block):
         return self
 
 
+class Loss(Block):
+    """What the student minimises at each token of an answer."""
+
+    kind: str = setting(
+        "cross_entropy",
+        "cross_entropy (the text alone), or with soft targets forward_kl, reverse_kl, jensen_shannon, skew_kl, "
+        "skew_reverse_kl, total_variation, adaptive_kl, generalised_kl or module:attr",
+        "learns from text: works for every pair of models",
+    )
+    alpha: float = setting(
+        1.0, "share of the soft targets, the rest is cross-entropy on the text", "they say what the text says and more",
+        gt=0, le=1,
+    )  # fmt: skip
+    temperature: float | None = setting(None, "softness of both sides", "as the targets were scored", gt=0, le=20)
+    beta: float | None = setting(None, "teacher's share of jensen_shannon's mixture", "0.5: symmetric", gt=0, lt=1)
+    skew: float | None = setting(
+        None, "share of the other side that skew_kl and skew_reverse_kl mix in", "0.1, as in arXiv 2402.03898",
+        gt=0, lt=1,
+    )  # fmt: skip
+    head: float | None = setting(
+        None, "teacher's mass that adaptive_kl calls the head", "0.5, as in arXiv 2404.02657", gt=0, lt=1
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_a_block(cls, values: Any) -> Any:
+        if isinstance(values, str):
+            raise ValueError(f"the loss is a block; write loss: {{kind: {values}}}")
+        return values
+
+
 class Train(Block):
     """How the student learns."""
 
-    loss: str = setting("cross_entropy", "loss, or module:attr", "learns from text: works for every pair of models")
+    loss: Loss = setting(Loss(), "what is minimised", "learns from text")
     epochs: float = setting(3, "passes over the examples", "2-5 is usual", gt=0)
     learning_rate: float = setting(2e-5, "peak learning rate", "1e-5 to 5e-5 suits models of 1B and more", gt=0)
     batch_size: int = setting(32, "examples per optimizer step over all workers", "a usual global batch", ge=1)

@@ -98,7 +98,7 @@ def cluster() -> Iterator[None]:
 
 
 def run(model: Path, where: Context, table: Table, config: recipe.Train = CONFIG, log: Log | None = None) -> Outcome:
-    return train.train(config, None, table, Checkpoint(str(model), "m"), [log] if log else [], where)
+    return train.train(config, None, table, None, Checkpoint(str(model), "m"), [log] if log else [], where)
 
 
 def test_owned_deepspeed_keys_are_refused(tiny_model: Path, tmp_path: Path) -> None:
@@ -114,8 +114,13 @@ def test_too_long_examples_are_dropped_and_none_left_is_said(tiny_model: Path, t
 
 
 def test_a_missing_loss_is_refused_before_anything_starts(tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="cross_entropy"):
-        run(tiny_model, context(tmp_path), examples(tmp_path / "examples", 2, 0), recipe.Train(loss="forward"))
+    with pytest.raises(RecipeError, match="did you mean 'forward_kl'"):
+        run(
+            tiny_model,
+            context(tmp_path),
+            examples(tmp_path / "examples", 2, 0),
+            recipe.Train(loss=recipe.Loss(kind="forward")),
+        )
 
 
 @pytest.mark.slow

@@ -8,15 +8,16 @@ from hypothesis import strategies as st
 
 from raystill.chat import Encoded
 from raystill.training import batches
+from raystill.training.soft import Span
 
 CPU = torch.device("cpu")
 
 
 def corpus(folder: Path) -> dict[str, batches.Corpus]:
     made = [
-        ("train", Encoded([5, 6, 7, 8], [False, False, True, True]), 1.0),
-        ("validation", Encoded([9, 9], [False, True]), 1.0),
-        ("train", Encoded([1, 2, 3], [False, True, True]), 0.5),
+        ("train", Encoded([5, 6, 7, 8], [False, False, True, True]), 1.0, Span()),
+        ("validation", Encoded([9, 9], [False, True]), 1.0, Span()),
+        ("train", Encoded([1, 2, 3], [False, True, True]), 0.5, Span()),
     ]
     batches.store(str(folder), made)
     return batches.fetch(str(folder))
@@ -81,16 +82,15 @@ def test_a_packed_row_asks_only_for_supervised_positions(tmp_path: Path) -> None
     micro = batches.micro(corpus(tmp_path)["train"], [0, 1], True, CPU)
     assert micro.inputs["input_ids"].tolist() == [[5, 6, 7, 1, 2]]
     assert micro.inputs["position_ids"].tolist() == [[0, 1, 2, 0, 1]]
-    assert micro.inputs["logits_to_keep"].tolist() == [1, 2, 3, 4]
+    assert list(zip(micro.rows_N.tolist(), micro.columns_N.tolist(), strict=True)) == [(0, 1), (0, 2), (0, 3), (0, 4)]
     assert micro.labels_N.tolist() == [7, 8, 2, 3]
     assert micro.weights_N.tolist() == [1.0, 1.0, 0.5, 0.5]
     assert micro.tokens == 5
 
 
-def test_a_padded_batch_finds_its_positions_among_the_kept_columns(tmp_path: Path) -> None:
+def test_a_padded_batch_asks_only_for_supervised_positions(tmp_path: Path) -> None:
     micro = batches.micro(corpus(tmp_path)["train"], [0, 1], False, CPU)
     assert micro.inputs["input_ids"].tolist() == [[5, 6, 7], [1, 2, 0]]
-    assert micro.inputs["logits_to_keep"].tolist() == [0, 1, 2]
     assert list(zip(micro.rows_N.tolist(), micro.columns_N.tolist(), strict=True)) == [(0, 1), (0, 2), (1, 0), (1, 1)]
     assert micro.labels_N.tolist() == [7, 8, 2, 3]
 

@@ -18,6 +18,7 @@ from transformers import (
 from raystill.chat import Encoded
 from raystill.losses.cross_entropy import cross_entropy
 from raystill.training import batches, documents
+from raystill.training.soft import Span
 
 CPU = torch.device("cpu")
 SHAPE: dict[str, Any] = {
@@ -44,7 +45,7 @@ def corpus(folder: Path) -> batches.Corpus:
     made = []
     for n in LENGTHS:
         ids = torch.randint(1, 97, (n,), generator=generator).tolist()
-        made.append(("train", Encoded(ids, [i > n // 3 for i in range(n)]), 1.0))
+        made.append(("train", Encoded(ids, [i > n // 3 for i in range(n)]), 1.0, Span()))
     batches.store(str(folder), made)
     return batches.fetch(str(folder))["train"]
 

@@ -13,6 +13,7 @@ from raystill import recipe
 from raystill.artifacts import Checkpoint
 from raystill.chat import Encoded
 from raystill.training import batches, loop, zero
+from raystill.training.soft import Span
 
 
 def test_learning_rate_warms_up_then_falls_to_zero() -> None:
@@ -43,7 +44,7 @@ def one_worker(rank: int, folder: str, model: str, workers: int) -> None:
     for stage in range(4):
         train = recipe.Train(epochs=2, batch_size=8, learning_rate=1e-3)
         compute = recipe.Workers(workers=workers, zero=stage, micro_tokens=24)
-        job = loop.Job(train, compute, Checkpoint(model, "m"), folder, "attempt", False, 1, None)
+        job = loop.Job(train, 1.0, compute, Checkpoint(model, "m"), folder, "attempt", False, 1, None)
         worker = loop.start(job)
         rows = []
         for step in range(4):
@@ -65,7 +66,12 @@ def test_a_step_that_is_not_finite_is_skipped_by_all_workers_in_every_zero_stage
 ) -> None:
     # float32 turns this weight into infinity, in its own micro-batch alone.
     made = [
-        ("train", Encoded([5, 6, 7, 8, 9, 10 + i, 11, 12], [False] * 4 + [True] * 4), 1e39 if i == POISON else 1.0)
+        (
+            "train",
+            Encoded([5, 6, 7, 8, 9, 10 + i, 11, 12], [False] * 4 + [True] * 4),
+            1e39 if i == POISON else 1.0,
+            Span(),
+        )
         for i in range(16)
     ]
     batches.store(str(tmp_path / "work" / "attempt"), made)

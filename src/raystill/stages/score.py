@@ -19,7 +19,7 @@ from raystill.teachers.fidelity import Sums
 from raystill.teachers.scorer import Scorer, scored
 from raystill.teachers.units import Done
 
-VERSION = 2
+VERSION = 3
 
 
 def score(
@@ -53,6 +53,7 @@ def score(
     counts = _total(done) | {"reused_units": len(reused), "units": len(units)}
     _check(counts, context.max_error_rate)
     facts = score.identity() | {"tokenizer": chat.tokenizer_fingerprint(model.folder()), "teacher": model.fingerprint}
+    facts |= {"parts": {u.source.rpartition("/")[2]: u.name for u in units}}
     return Outcome("targets", sorted((d.file for d in done), key=lambda f: f.path), Targets.SCHEMA, counts, facts)
 
 

@@ -6,6 +6,7 @@ training/loop.py. Tokens and checkpoints of a run in progress lie under `<artifa
 
 import json
 import os
+import tempfile
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
@@ -13,16 +14,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from raystill import chat, plugins, recipe, session, storage
-from raystill.artifacts import Checkpoint, File, Outcome, Table, describe
+from raystill import chat, losses, models, plugins, recipe, session, storage
+from raystill.artifacts import Checkpoint, File, Outcome, Table, decode, describe
 from raystill.context import Context
 from raystill.errors import DataError, Interrupted, RecipeError, StageError
-from raystill.losses import KINDS
 from raystill.records import Example
-from raystill.training import zero
+from raystill.training import pairs, zero
 
 if TYPE_CHECKING:
-    from raystill.training import board, loop
+    from raystill.training import board, loop, soft
 
 VERSION = 1
 CURVE = "curve.jsonl"
@@ -45,39 +45,55 @@ class Counts:
     train: int = 0
     validation: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
+    supervised: int = 0
+    """Tokens of the kept examples that the student learns to write."""
+    with_targets: int = 0
+    """Those of them that have soft targets."""
+    raised_tails: int = 0
+    """Those of these whose stored tail was 0, and was read as `soft.LEAST_TAIL`."""
 
 
 def train(
     train: recipe.Train,
     system: str | None,
     examples: Table,
+    targets: Table | None,
     student: Checkpoint,
     trackers: Sequence[Tracker],
     context: Context,
 ) -> Outcome:
     """A trained student as an exported model folder, with its training curve.
 
-    Raises RecipeError for DeepSpeed keys that raystill owns, DataError when no example can be learnt from, ResourceError
-    when the cluster is too small, StageError when training fails, Interrupted after Ctrl-C (the same command resumes).
+    Raises RecipeError for DeepSpeed keys that raystill owns and for a loss that these targets cannot give, ModelError for
+    targets in another tokenizer's ids, DataError when no example can be learnt from, ResourceError when the cluster is too
+    small, StageError when training fails, Interrupted after Ctrl-C (the same command resumes).
     """
     from raystill.training import checkpoints, loop
 
     if owned := zero.refuse_owned(train.deepspeed):
         raise RecipeError("\n".join(owned))
-    plugins.find(train.loss, KINDS, "loss")
+    plugins.find(train.loss.kind, losses.KINDS, "loss")
+    scored_at = targets.facts if targets else {}
+    if mistakes := pairs.mistakes(train.loss, scored_at.get("support"), scored_at.get("temperature")):
+        raise RecipeError("\n".join(f"train.loss.{m.key}: {m.what}; {m.fix}" for m in mistakes))
     url = context.url if storage.is_s3(context.url) else str(Path(context.url).resolve())
     if Path(student.url).is_dir():
         student = replace(student, url=str(Path(student.url).resolve()))
     attempt = uuid.uuid4().hex[:12]
     tokens = storage.join(url, "work", attempt)
-    counts = _tokenise(train, system, examples, student, tokens)
+    counts = _tokenise(train, system, examples, targets, student, tokens, context.scratch)
     if not counts.train:
         why = ", ".join(f"{n} {reason}" for reason, n in counts.rejected.items()) or "there are none"
         raise DataError(
             f"no example is left to train on ({why}); raise train.max_length (now {train.max_length}) or look at "
             "what curate dropped"
         )
-    outcome = _fit(train, student, url, attempt, counts.train, trackers, context)
+    if targets and not counts.with_targets:
+        raise DataError(
+            f"none of the {counts.supervised} tokens to learn has soft targets: the teacher scored none of these answers, or "
+            "wrote them in other tokens; look at the counts of `score`, or take train.loss.kind: cross_entropy"
+        )
+    outcome = _fit(train, scored_at.get("temperature", 1.0), student, url, attempt, counts.train, trackers, context)
     checkpoints.discard(tokens)
     exported = outcome.exported
     if exported is None:
@@ -95,36 +111,68 @@ def train(
     )
 
 
-def _tokenise(train: recipe.Train, system: str | None, examples: Table, student: Checkpoint, tokens: str) -> Counts:
-    """Store the examples as token ids for the workers; what was kept and dropped."""
-    from raystill.training import batches
+def _tokenise(
+    train: recipe.Train,
+    system: str | None,
+    examples: Table,
+    targets: Table | None,
+    student: Checkpoint,
+    tokens: str,
+    scratch: Path,
+) -> Counts:
+    """Store the examples as token ids, and what the teacher thinks of them, for the workers; what was kept and dropped."""
+    from raystill.training import batches, soft
 
     counts = Counts()
-    batches.store(tokens, _encoded(train, system, examples, student, counts))
+    tokenizer = chat.load_tokenizer(student.folder())
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        with (Path(folder) / soft.FILE).open("wb") as file:
+            writer = None
+            if targets:
+                soft.check(targets, examples, chat.fingerprint(tokenizer))
+                writer = soft.Writer(file, targets.facts["support"], models.vocabulary(student.folder()))
+            batches.store(tokens, _encoded(train, system, examples, targets, tokenizer, writer, counts))
+            counts.raised_tails = writer.raised_tails if writer else 0
+        if counts.with_targets:
+            storage.upload(Path(folder), tokens)
     return counts
 
 
 def _encoded(
-    train: recipe.Train, system: str | None, examples: Table, student: Checkpoint, counts: Counts
-) -> Iterator[tuple[str, chat.Encoded, float]]:
-    tokenizer = chat.load_tokenizer(student.folder())
+    train: recipe.Train,
+    system: str | None,
+    examples: Table,
+    targets: Table | None,
+    tokenizer: chat.Tokenizer,
+    writer: "soft.Writer | None",
+    counts: Counts,
+) -> Iterator[tuple[str, chat.Encoded, float, "soft.Span"]]:
+    from raystill.training import soft
+
     own = chat.fingerprint(tokenizer)
     written_by = examples.facts.get("tokenizers", {})
-    for example in examples.rows(Example, "train", "validation"):
-        messages = chat.view(example.messages, system, [])
-        # A system message that came or went moves the turns behind it.
-        turns = [i + len(messages) - len(example.messages) for i in example.loss_turns]
-        given = example.completion_ids if written_by.get(example.teacher) == own else None
-        encoded = chat.encode(tokenizer, messages, turns, given, example.tools)
-        if len(encoded.input_ids) > train.max_length:
-            counts.rejected["too long"] = counts.rejected.get("too long", 0) + 1
-            continue
-        setattr(counts, example.split, getattr(counts, example.split) + 1)
-        yield example.split, encoded, example.weight
+    for part in examples.parts("train", "validation"):
+        found = soft.of_part(targets, part) if targets else {}
+        for example in decode(Example, examples.read(part.path), f"{examples.url}/{part.path}"):
+            messages = chat.view(example.messages, system, [])
+            # A system message that came or went moves the turns behind it.
+            turns = [i + len(messages) - len(example.messages) for i in example.loss_turns]
+            given = example.completion_ids if written_by.get(example.teacher) == own else None
+            encoded = chat.encode(tokenizer, messages, turns, given, example.tools)
+            if len(encoded.input_ids) > train.max_length:
+                counts.rejected["too long"] = counts.rejected.get("too long", 0) + 1
+                continue
+            setattr(counts, example.split, getattr(counts, example.split) + 1)
+            target = found.get((example.id, example.teacher, example.sample_index))
+            span = writer(target, encoded) if writer else soft.Span()
+            counts.supervised += sum(encoded.loss_mask)
+            counts.with_targets += span.count
+            yield example.split, encoded, example.weight, span
 
 
 def _fit(
     train: recipe.Train,
+    temperature: float,
     student: Checkpoint,
     url: str,
     attempt: str,
@@ -142,7 +190,7 @@ def _fit(
     what = f"training with {workers} workers of {cpus} CPUs each (compute.train.workers, compute.train.cpus)"
     session.need(what, workers * cpus, workers if gpu else 0)
     meeting: Any = ray.remote(num_cpus=0)(Board).remote()
-    job = loop.Job(train, compute, student, url, attempt, gpu, cpus, meeting)
+    job = loop.Job(train, temperature, compute, student, url, attempt, gpu, cpus, meeting)
     context.progress.start(context.label, batches.steps(examples, train.epochs, train.batch_size), "steps")
     errors: list[Exception] = []
     running = threading.Thread(target=_trained, args=(job, workers, context.scratch, errors), daemon=True)

@@ -2,13 +2,13 @@
 
 Every worker holds the same memory-mapped tokens and works out the same plan, so workers need not speak to each other about
 data, and a resumed run continues exactly where it stopped. N = supervised positions of a micro-batch, T = tokens of its row,
-R x L = rows and their length where nothing is packed.
+R x L = rows and their length where nothing is packed, S = supervised tokens with soft targets.
 """
 
 import hashlib
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from torch import Tensor
 
 from raystill import storage
 from raystill.chat import Encoded
+from raystill.training import soft
 from raystill.training.documents import groups
+from raystill.training.objective import Soft
 
 FILE = "tokens.arrow"
 SCHEMA = pa.schema(
@@ -30,6 +32,7 @@ SCHEMA = pa.schema(
         ("input_ids", pa.large_list(pa.int32())),
         ("loss_mask", pa.large_list(pa.uint8())),
         ("weight", pa.float64()),
+        ("soft", pa.list_(pa.int64(), 3)),
     ]
 )
 
@@ -43,6 +46,10 @@ class Corpus:
     starts: NDArray[np.int64]
     ends: NDArray[np.int64]
     weights: NDArray[np.float64]
+    spans_E3: NDArray[np.int64]
+    """Each example's `soft.Span`."""
+    soft_S: NDArray[Any] | None
+    """`soft.record` of each token that has targets; None where the loss needs none."""
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -68,18 +75,19 @@ class Micro:
     inputs: Mapping[str, Any]
     rows_N: Tensor
     columns_N: Tensor
-    """Row and kept column of each supervised position in the logits that come back."""
+    """Row and column of each supervised position."""
     labels_N: Tensor
     weights_N: Tensor
+    soft: Soft | None
     tokens: int
 
 
-def store(url: str, examples: Iterable[tuple[str, Encoded, float]]) -> None:
-    """Keep tokenised (split, example, weight) of a run as one Arrow file of a single batch: reading it copies nothing."""
-    columns: list[list[Any]] = [[], [], [], []]
-    for split, encoded, weight in examples:
-        mask = np.asarray(encoded.loss_mask, np.uint8)
-        for column, value in zip(columns, (split, np.asarray(encoded.input_ids, np.int32), mask, weight), strict=True):
+def store(url: str, examples: Iterable[tuple[str, Encoded, float, soft.Span]]) -> None:
+    """Keep tokenised (split, example, weight, span) of a run as one Arrow file of a single batch: reading it copies nothing."""
+    columns: list[list[Any]] = [[], [], [], [], []]
+    for split, encoded, weight, span in examples:
+        ids, mask = np.asarray(encoded.input_ids, np.int32), np.asarray(encoded.loss_mask, np.uint8)
+        for column, value in zip(columns, (split, ids, mask, weight, astuple(span)), strict=True):
             column.append(value)
     batch = pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
     sink = pa.BufferOutputStream()
@@ -91,22 +99,24 @@ def store(url: str, examples: Iterable[tuple[str, Encoded, float]]) -> None:
 def fetch(url: str) -> dict[str, Corpus]:
     """The stored corpora by split, on this machine; remote ones are copied once per machine."""
     if not storage.is_s3(url):
-        return read(Path(url) / FILE)
+        return read(Path(url))
     cache = Path(tempfile.gettempdir()) / "raystill-tokens"
     cache.mkdir(parents=True, exist_ok=True)
-    return read(storage.download(url, cache / hashlib.sha256(url.encode()).hexdigest()[:16]) / FILE)
+    return read(storage.download(url, cache / hashlib.sha256(url.encode()).hexdigest()[:16]))
 
 
-def read(path: Path) -> dict[str, Corpus]:
+def read(folder: Path) -> dict[str, Corpus]:
     """The corpora by split, memory-mapped: workers of one machine share the pages."""
-    batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
-    split, ids, mask, weight = batch.columns
+    batch = pa.ipc.open_file(pa.memory_map(str(folder / FILE))).get_batch(0)
+    split, ids, mask, weight, span = batch.columns
     starts, ends = (o.astype(np.int64) for o in (ids.offsets.to_numpy()[:-1], ids.offsets.to_numpy()[1:]))
     flat_ids, flat_mask = ids.values.to_numpy(), mask.values.to_numpy()
     names = np.asarray(split.to_pylist(), dtype=object)
-    weights = weight.to_numpy()
+    weights, spans_E3 = weight.to_numpy(), span.values.to_numpy().reshape(-1, 3)
+    with_targets = spans_E3[:, [0, 2]].sum(1).max(initial=0)
+    soft_S = soft.read(folder / soft.FILE, with_targets) if with_targets else None
     return {
-        str(name): Corpus(flat_ids, flat_mask, starts[of], ends[of], weights[of])
+        str(name): Corpus(flat_ids, flat_mask, starts[of], ends[of], weights[of], spans_E3[of], soft_S)
         for name in dict.fromkeys(names)
         for of in [names == name]
     }
@@ -180,7 +190,7 @@ def micro(corpus: Corpus, of: Sequence[int], packing: bool, device: torch.device
             "position_ids": _tensor(np.concatenate([np.arange(n) for n in lengths])[None], device),
             "documents": groups(lengths, device),
         }
-        rows, kept = np.zeros(len(columns), np.int64), columns
+        rows = np.zeros(len(columns), np.int64)
     else:
         padded = np.zeros((len(ids), max(lengths)), np.int32)
         at = np.zeros_like(padded, np.uint8)
@@ -189,15 +199,32 @@ def micro(corpus: Corpus, of: Sequence[int], packing: bool, device: torch.device
         # Padding follows every real token, so causal attention never sees it and no mask is needed.
         inputs = {"input_ids": _tensor(padded, device)}
         rows, columns = np.nonzero(at)
-        kept = np.unique(columns)
-    inputs |= {"logits_to_keep": _tensor(kept if len(kept) else np.zeros(1), device), "use_cache": False}
     return Micro(
-        inputs=inputs,
+        inputs=inputs | {"use_cache": False},
         rows_N=_tensor(rows, device),
-        columns_N=_tensor(np.searchsorted(kept, columns), device),
+        columns_N=_tensor(columns, device),
         labels_N=_tensor(labels, device),
         weights_N=torch.as_tensor(weights, dtype=torch.float32).to(device),
+        soft=_soft(corpus, corpus.spans_E3[list(of)], counts, device),
         tokens=sum(lengths) if of else 0,
+    )
+
+
+def _soft(corpus: Corpus, spans_E3: NDArray[np.int64], counts: Sequence[int], device: torch.device) -> Soft | None:
+    """Soft targets of the supervised positions of some examples, one after another."""
+    if corpus.soft_S is None:
+        return None
+    at_N = np.full(sum(counts), -1)
+    before = 0
+    for (start, first, count), supervised_tokens in zip(spans_E3, counts, strict=False):
+        at_N[before + first : before + first + count] = np.arange(start, start + count)
+        before += supervised_tokens
+    found_N = corpus.soft_S[at_N]
+    return Soft(
+        ids_NK=_tensor(found_N["ids"], device),
+        teacher_NC=torch.as_tensor(found_N["logprobs"]).to(device, non_blocking=True),
+        given_N=torch.as_tensor(at_N >= 0).to(device, torch.float32),
+        everywhere=bool((at_N >= 0).all()),
     )
 
 

@@ -15,13 +15,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from raystill import plugins, recipe, storage
+from raystill import recipe, storage
 from raystill.artifacts import Checkpoint
 from raystill.errors import RaystillError, StageError
-from raystill.losses import KINDS
 from raystill.training import batches, checkpoints, documents, export, zero
 from raystill.training.batches import Corpus, Micro
 from raystill.training.checkpoints import Layout, Saved
+from raystill.training.learner import Learner
+from raystill.training.objective import objective
 
 CHECKPOINTS = "work/checkpoints"
 MAX_SKIPS = 5
@@ -33,6 +34,8 @@ class Job:
     """Everything a worker needs; picklable."""
 
     train: recipe.Train
+    temperature: float
+    """That of the soft targets."""
     compute: recipe.Workers
     student: Checkpoint
     url: str
@@ -52,7 +55,6 @@ class Worker:
     job: Job
     engine: Any
     parameters: int
-    loss: Any
     corpora: dict[str, Corpus]
     device: torch.device
     rank: int
@@ -126,21 +128,18 @@ def start(job: Job) -> Worker:
     model = AutoModelForCausalLM.from_pretrained(
         job.student.folder(), dtype=torch.bfloat16 if job.gpu else torch.float32, attn_implementation=attention
     )
-    model.train()
+    corpora = batches.fetch(storage.join(job.url, "work", job.attempt))
+    learner = Learner(model, objective(job.train.loss, job.temperature))
+    learner.look(shortest(corpora["train"], job.train.packing, torch.device("cpu")))
     workers, parameters = dist.get_world_size(), model.num_parameters()
     settings = zero.settings(job.compute.zero, job.train.clip, workers, parameters, job.gpu, job.train.deepspeed)
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer(model, job.train), config=settings)
-    loss = plugins.load(job.train.loss, KINDS, "loss")
-    return Worker(
-        job,
-        engine,
-        parameters,
-        loss,
-        batches.fetch(storage.join(job.url, "work", job.attempt)),
-        device,
-        dist.get_rank(),
-        workers,
-    )
+    engine, *_ = deepspeed.initialize(model=learner, optimizer=optimizer(model, job.train), config=settings)
+    return Worker(job, engine, parameters, corpora, device, dist.get_rank(), workers)
+
+
+def shortest(corpus: Corpus, packing: bool, device: torch.device) -> Micro:
+    """The shortest example, for a look at the model."""
+    return batches.micro(corpus, [int(corpus.lengths.argmin())], packing, device)
 
 
 def optimizer(model: torch.nn.Module, train: recipe.Train) -> torch.optim.Optimizer:
@@ -174,7 +173,7 @@ def one_step(worker: Worker, at: Any, step: int, rate: float, stop: bool) -> tup
     mean = 0.0
     for i, indices in enumerate(share):
         micro = batches.micro(corpus, indices, worker.job.train.packing, worker.device)
-        loss = summed_loss(worker, micro) / supervised
+        loss = worker.engine(micro) / supervised
         of_all = torch.stack([loss.detach(), loss.new_tensor(float(stop))]).float()
         dist.all_reduce(of_all)
         value, asked = of_all.tolist()
@@ -211,16 +210,6 @@ def deal(worker: Worker, corpus: Corpus, at: Any) -> list[list[int]]:
     return [[int(at[i]) for i in indices] for indices in share]
 
 
-def summed_loss(worker: Worker, micro: Micro) -> Tensor:
-    """Weighted sum of a micro-batch's token losses. Logits exist at supervised positions alone."""
-    logits_RKV: Tensor = worker.engine(**micro.inputs).logits
-    if not len(micro.labels_N):
-        return logits_RKV.sum() * 0.0
-    loss_N = worker.loss(logits_RKV[micro.rows_N, micro.columns_N], micro.labels_N)
-    loss: Tensor = (loss_N * micro.weights_N).sum()
-    return loss
-
-
 def validate(worker: Worker) -> float | None:
     """Mean loss over all validation tokens, wherever they lie; None without validation examples."""
     corpus = worker.corpora.get("validation")
@@ -233,7 +222,7 @@ def validate(worker: Worker) -> float | None:
         for first in range(0, len(corpus), size):
             at = np.arange(first, min(first + size, len(corpus)))
             for indices in deal(worker, corpus, at):
-                total += summed_loss(worker, batches.micro(corpus, indices, worker.job.train.packing, worker.device))
+                total += worker.engine(batches.micro(corpus, indices, worker.job.train.packing, worker.device))
     worker.engine.train()
     dist.all_reduce(total)
     return float(total) / batches.supervised(corpus, range(len(corpus)))
@@ -277,16 +266,15 @@ def resume(worker: Worker) -> tuple[list[dict[str, Any]], int, list[str]]:
 def finish(worker: Worker, curve: list[dict[str, Any]], attempts: list[str]) -> None:
     """Export the student, prove that the folder gives the same logits in plain transformers, and tell the board."""
     job, engine = worker.job, worker.engine
-    corpus = worker.corpora["train"]
-    sample = [int(corpus.lengths.argmin())]
-    micro = batches.micro(corpus, sample, job.train.packing, worker.device)
+    student = engine.module.student
+    micro = shortest(worker.corpora["train"], job.train.packing, worker.device)
     engine.eval()
     with torch.no_grad():
-        logits_TV = engine(**dict(micro.inputs) | {"logits_to_keep": 0}).logits[0].cpu()
+        logits_TV = student(**micro.inputs).logits[0].cpu()
     state = gathered(engine, keep=worker.rank == 0)
     if worker.rank == 0:
         with export.attempt(job.url) as (folder, name):
-            facts = export.save(engine.module, job.student.folder(), folder, state)
+            facts = export.save(student, job.student.folder(), folder, state)
             ids = micro.inputs["input_ids"][0].tolist()
             facts |= {"logits_difference": export.compare(folder, ids, logits_TV)}
             facts |= {"parameters": worker.parameters, "folder": name}
@@ -301,12 +289,13 @@ def gathered(engine: Any, keep: bool) -> dict[str, Tensor]:
 
     state: dict[str, Tensor] = {}
     sharded = engine.zero_optimization_stage() == 3
-    for name, parameter in engine.module.named_parameters():
+    student = engine.module.student
+    for name, parameter in student.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter], enabled=sharded):
             if keep:
                 state[name] = parameter.detach().cpu().clone()
     if keep:
-        state |= {name: buffer.detach().cpu() for name, buffer in _buffers(engine.module)}
+        state |= {name: buffer.detach().cpu() for name, buffer in _buffers(student)}
     return state
 
 

@@ -1,0 +1,145 @@
+"""Soft targets as a trainer reads them: decoded once, one row of ids and log-probabilities per supervised token.
+
+A teacher's targets belong to a text in its tokenizer's ids. The student's answer is aligned with them id by id: from the
+first difference on (another stop token, an answer without one) the student learns from the text alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raystill import targets
+from raystill.artifacts import File, Table, decode
+from raystill.chat import Encoded
+from raystill.errors import DataError, ModelError
+from raystill.losses import ABSENT
+from raystill.records import Targets
+
+FILE = "soft.bin"
+LEAST_TAIL = 2.0**-24
+"""A stored tail of 0, where not all ids are listed, is read as this: float32 log-probabilities cannot tell them apart."""
+LOG_LEAST_TAIL = np.float32(np.log(np.float32(LEAST_TAIL)))
+
+Key = tuple[str, str, int]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Targets of one example: rows `start` to `start + count` of the file, for its supervised tokens from `first` on."""
+
+    start: int = 0
+    first: int = 0
+    count: int = 0
+
+
+def record(k: int) -> np.dtype[Any]:
+    """One supervised token's targets: K ids, and K + 1 log-probabilities with the tail last."""
+    return np.dtype([("ids", "<i4", (k,)), ("logprobs", "<f4", (k + 1,))])
+
+
+class Writer:
+    """Appends examples' targets to a file; counts its rows, and those whose tail of 0 was raised."""
+
+    def __init__(self, file: IO[bytes], support: str, vocabulary: int) -> None:
+        self.file, self.support, self.vocabulary = file, support, vocabulary
+        self.rows = self.raised_tails = 0
+
+    def __call__(self, found: Targets | None, encoded: Encoded) -> Span:
+        """Keep what a teacher thinks of an example's answer, as far as their ids agree."""
+        first, count = aligned(encoded, found.completion_ids if found else [])
+        if not found or not count:
+            return Span()
+        rows = of_top_k(found.packed) if self.support == "top_k" else of_draws(found.packed)
+        rows = within(rows[:count], self.vocabulary)
+        self.raised_tails += int((rows["logprobs"][:, -1] == LOG_LEAST_TAIL).sum())
+        self.file.write(rows.tobytes())
+        self.rows += count
+        return Span(self.rows - count, first, count)
+
+
+def check(table: Table, examples: Table, tokenizer: str) -> None:
+    """Raise ModelError for a student with another tokenizer than the teacher's, DataError for targets of other examples."""
+    if table.manifest is None or table.manifest.inputs.get("examples") != examples.fingerprint:
+        raise DataError(
+            f"the soft targets in {table.url} were scored for other examples than those in {examples.url}; "
+            "score these, or train without targets (train.loss.kind: cross_entropy)"
+        )
+    if table.facts["tokenizer"] != tokenizer:
+        raise ModelError(
+            "the soft targets are in the teacher's token ids, and the student has another tokenizer; take a student with "
+            "the teacher's tokenizer, or train.loss.kind: cross_entropy, which learns from text"
+        )
+
+
+def of_part(table: Table, part: File) -> dict[Key, Targets]:
+    """The targets of one part of the examples."""
+    path = table.facts["parts"][part.path]
+    found = decode(Targets, table.read(path), f"{table.url}/{path}")
+    return {(t.id, t.teacher, t.sample_index): t for t in found}
+
+
+def of_top_k(packed: bytes) -> NDArray[Any]:
+    """Records of packed top-k targets."""
+    held = targets.unpack_topk(packed)
+    rows = np.empty(len(held.ids_TK), record(held.ids_TK.shape[1]))
+    rows["ids"] = held.ids_TK
+    rows["logprobs"][:, :-1] = held.logprobs_TK
+    rows["logprobs"][:, -1] = np.log(np.where(held.tail_T > 0, held.tail_T, LEAST_TAIL))
+    return rows
+
+
+def of_draws(packed: bytes) -> NDArray[Any]:
+    """Records of packed draws: each drawn id with its share. Fewer ids than draws leave classes that are ABSENT."""
+    held = targets.unpack_sampled(packed)
+    distinct_T = np.diff(held.offsets_T1)
+    draws = int(held.counts_N[: held.offsets_T1[1]].sum())
+    rows = np.empty(len(distinct_T), record(draws))
+    rows["logprobs"] = ABSENT
+    rows["ids"] = held.ids_N[held.offsets_T1[:-1], None]
+    row_N = np.repeat(np.arange(len(distinct_T)), distinct_T)
+    column_N = np.arange(len(row_N)) - held.offsets_T1[row_N]
+    rows["ids"][row_N, column_N] = held.ids_N
+    rows["logprobs"][row_N, column_N] = np.log(held.counts_N / draws)
+    return rows
+
+
+def within(rows: NDArray[Any], vocabulary: int) -> NDArray[Any]:
+    """The records with ids that the student lacks (rows that pad a larger embedding) counted among all others."""
+    outside_TK = rows["ids"] >= vocabulary
+    if outside_TK.any():
+        mass_TK = np.exp(rows["logprobs"][:, :-1].astype(np.float64)) * outside_TK
+        tail_T = np.exp(rows["logprobs"][:, -1].astype(np.float64)) + mass_TK.sum(1)
+        inside_T = rows["ids"][np.arange(len(rows)), outside_TK.argmin(1)]
+        if (inside_T >= vocabulary).any():
+            raise ModelError(
+                f"the teacher's likeliest tokens have ids of {vocabulary} and above, which the student's embedding lacks; "
+                "take a student with the teacher's tokenizer, or train.loss.kind: cross_entropy"
+            )
+        rows["ids"] = np.where(outside_TK, inside_T[:, None], rows["ids"])
+        rows["logprobs"][:, :-1][outside_TK] = ABSENT
+        rows["logprobs"][:, -1] = np.where(
+            outside_TK.any(1), np.log(np.maximum(tail_T, LEAST_TAIL)), rows["logprobs"][:, -1]
+        )
+    return rows
+
+
+def aligned(encoded: Encoded, completion_ids: Sequence[int]) -> tuple[int, int]:
+    """Where among an example's supervised tokens its last answer begins, and for how many tokens it is `completion_ids`."""
+    answer = 0
+    while answer < len(encoded.loss_mask) and encoded.loss_mask[-1 - answer]:
+        answer += 1
+    ours = np.asarray(encoded.input_ids[len(encoded.input_ids) - answer :])
+    shared = min(answer, len(completion_ids))
+    differ = np.flatnonzero(ours[:shared] != np.asarray(completion_ids[:shared]))
+    return sum(encoded.loss_mask) - answer, int(differ[0]) if len(differ) else shared
+
+
+def read(path: Path, rows: int) -> NDArray[Any]:
+    """So many records, memory-mapped; K follows from the file's size."""
+    k = (path.stat().st_size // rows // 4 - 1) // 2
+    records: NDArray[Any] = np.memmap(path, record(k), "r")
+    return records

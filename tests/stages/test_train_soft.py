@@ -1,0 +1,81 @@
+"""A student that learns from what a teacher thinks: real targets of a real teacher through the whole train stage."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from conftest import build_tiny_model
+from test_train import CONFIG, cluster, context, curve, examples  # noqa: F401 - `cluster` is a fixture
+
+from raystill import artifacts, chat, recipe
+from raystill.artifacts import Checkpoint, Manifest, Outcome, Table
+from raystill.context import Context
+from raystill.errors import RecipeError
+from raystill.records import Targets
+from raystill.stages import train
+from raystill.teachers import units
+from raystill.teachers.scorer import Scorer
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_model(tmp_path_factory.mktemp("models") / "teacher", hidden=128)
+
+
+def scored(folder: Path, teacher: Path, table: Table, score: recipe.Score) -> Table:
+    """What the score stage makes of these examples, without Ray."""
+    asked = (score.model_dump(), recipe.Teacher(kind="reference").model_dump(), Checkpoint(str(teacher), "t"), {})
+    scorer = Scorer(*asked)
+    of = units.of(table, {}, str(folder))
+    files = [asyncio.run(scorer.run(unit)).file for unit in of]
+    facts = score.identity() | {"tokenizer": chat.tokenizer_fingerprint(str(teacher))}
+    facts |= {"parts": {unit.source.rpartition("/")[2]: unit.name for unit in of}}
+    inputs = {"examples": table.fingerprint}
+    return artifacts.commit(
+        Table, str(folder), Manifest("targets", Targets.SCHEMA, "score", 1, "t", {}, inputs, files, facts=facts)
+    )
+
+
+def run(model: Path, where: Context, table: Table, targets: Table, loss: recipe.Loss) -> Outcome:
+    config = CONFIG.model_copy(update={"loss": loss})
+    return train.train(config, None, table, targets, Checkpoint(str(model), "m"), [], where)
+
+
+def test_a_loss_that_draws_cannot_give_is_refused(tiny_model: Path, teacher: Path, tmp_path: Path) -> None:
+    table = examples(tmp_path / "examples", 2, 0)
+    targets = scored(tmp_path / "targets", teacher, table, recipe.Score(support="sampled"))
+    with pytest.raises(RecipeError, match=r"train\.loss\.kind: reverse_kl needs .* score: \{support: top_k\}"):
+        run(tiny_model, context(tmp_path), table, targets, recipe.Loss(kind="reverse_kl"))
+    with pytest.raises(RecipeError, match="there are none"):
+        train.train(
+            CONFIG.model_copy(update={"loss": recipe.Loss(kind="reverse_kl")}),
+            None, table, None, Checkpoint(str(tiny_model), "m"), [], context(tmp_path),
+        )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("score", "loss"),
+    [
+        (recipe.Score(k=20), recipe.Loss(kind="forward_kl", alpha=0.5)),
+        (recipe.Score(support="sampled", temperature=2), recipe.Loss(kind="forward_kl")),
+    ],
+)
+def test_a_student_comes_closer_to_its_teacher(
+    cluster: None,  # noqa: F811
+    tiny_model: Path,
+    teacher: Path,
+    tmp_path: Path,
+    score: recipe.Score,
+    loss: recipe.Loss,
+) -> None:
+    table = examples(tmp_path / "examples")
+    targets = scored(tmp_path / "targets", teacher, table, score)
+    where = context(tmp_path, workers=2, zero=3, micro_tokens=64)
+    outcome = run(tiny_model, where, table, targets, loss)
+    assert outcome.counts["with_targets"] == outcome.counts["supervised"] > 0
+    rows = curve(outcome, where)
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert rows[-1]["validation_loss"] < rows[0]["loss"]
+    assert outcome.facts["logits_difference"] < 1e-4
+    assert not (Path(where.url) / "work").exists() or not list((Path(where.url) / "work").rglob("soft.bin"))
