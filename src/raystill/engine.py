@@ -62,7 +62,7 @@ def refuse_owned(engine: Mapping[str, Any], where: str) -> None:
 
 def refuse_unknown(engine: Mapping[str, Any], where: str) -> None:
     """Raise RecipeError for an argument that the installed vLLM does not know."""
-    known = _known_arguments()
+    known = _known_arguments() if engine else frozenset()
     for key in engine if known else ():
         if key not in known:
             near = difflib.get_close_matches(key, known, 1, 0.5)
