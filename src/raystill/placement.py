@@ -63,10 +63,15 @@ def asked(kind: str, engine: Mapping[str, Any], wide: recipe.Generate) -> dict[s
     return whole if kind == "vllm" or whole else None
 
 
+def replicas(wide: recipe.Generate) -> tuple[int, int]:
+    """The least and the most engines."""
+    return (wide.replicas, wide.replicas) if isinstance(wide.replicas, int) else wide.replicas
+
+
 def shape(engine: Mapping[str, Any] | None, wide: recipe.Generate, on_gpu: bool) -> Shape:
     """An engine with these arguments. compute.generate.cpus replaces its share of this machine's CPUs, and
     compute.generate.gpus its own arithmetic."""
-    _, most = wide.bounds
+    _, most = replicas(wide)
     cpus = wide.cpus or max(1, (os.cpu_count() or 1) // most)
     if not on_gpu or engine is None:
         return Shape(cpus, wide.gpus or 0)

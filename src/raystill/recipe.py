@@ -480,15 +480,10 @@ class Generate(Block):
 
     @model_validator(mode="after")
     def _some_replicas(self) -> Self:
-        least, most = self.bounds
+        least, most = (self.replicas, self.replicas) if isinstance(self.replicas, int) else self.replicas
         if not 1 <= least <= most:
             raise ValueError(f"replicas: {[least, most]} must be 1 <= least <= most; e.g. replicas: [1, 8]")
         return self
-
-    @property
-    def bounds(self) -> tuple[int, int]:
-        """Least and most replicas."""
-        return (self.replicas, self.replicas) if isinstance(self.replicas, int) else self.replicas
 
 
 class Workers(Block):

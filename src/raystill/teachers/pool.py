@@ -33,7 +33,7 @@ def over_replicas(
     """
     import ray
 
-    least, most = wide.bounds
+    least, most = placement.replicas(wide)
     shape = placement.shape(asked, wide, on_gpu=any(node.get("GPU") for node in session.nodes()))
     fit, spread = session.fit(f"{what} replica", most, shape)
     if fit < most:
