@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from fixtures_openai import server  # noqa: F401 - fixtures for all tests
+from fixtures_bench import bench  # noqa: F401 - fixtures for all tests
+from fixtures_openai import server  # noqa: F401
 from fixtures_s3 import s3  # noqa: F401
 
 CHAT_TEMPLATE = (

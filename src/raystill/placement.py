@@ -64,7 +64,7 @@ def asked(kind: str, engine: Mapping[str, Any], wide: recipe.Generate) -> dict[s
 
 
 def replicas(wide: recipe.Generate) -> tuple[int, int]:
-    """Least and most engines."""
+    """The least and the most engines."""
     return (wide.replicas, wide.replicas) if isinstance(wide.replicas, int) else wide.replicas
 
 

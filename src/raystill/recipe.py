@@ -512,7 +512,7 @@ class Generate(Block):
 
     @model_validator(mode="after")
     def _some_replicas(self) -> Self:
-        least, most = [self.replicas] * 2 if isinstance(self.replicas, int) else self.replicas
+        least, most = (self.replicas, self.replicas) if isinstance(self.replicas, int) else self.replicas
         if not 1 <= least <= most:
             raise ValueError(f"replicas: {[least, most]} must be 1 <= least <= most; e.g. replicas: [1, 8]")
         return self

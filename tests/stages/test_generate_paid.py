@@ -133,14 +133,14 @@ def test_a_key_that_is_missing_is_said_before_anything_is_asked(
 def test_held_out_rows_that_failed_for_a_passing_reason_are_asked_again(server: Server, tmp_path: Path) -> None:
     cut = (200, {}, good()[2].split(b"data: [DONE]")[0])
     prompts = held_out(tmp_path, 12)
-    lost = [m.content for row in list(prompts.rows(Prompt))[:8] for m in row.messages]
-    server.says = lambda i, body: cut if body["messages"][-1]["content"] in lost else good()
-    with pytest.raises(StageError, match=r"teacher failed on 8 of 12 requests.*Run again to ask those again"):
-        evaluate.answer_paid(Evaluate(), teacher(server), prompts, None, context(tmp_path))
+    strict = replace(context(tmp_path), max_error_rate=0.0)
+    server.says = lambda i, body: cut if body["messages"][-1]["content"] == "7" else good()
+    with pytest.raises(StageError, match=r"teacher failed on 1 of 12 requests.*Run again to ask those again"):
+        evaluate.answer_paid(Evaluate(), teacher(server), prompts, None, strict)
     first = len(server.asked)
     server.script(good())
-    outcome = evaluate.answer_paid(Evaluate(), teacher(server), prompts, 1000.0, context(tmp_path))
-    assert len(server.asked) == first + 8
+    outcome = evaluate.answer_paid(Evaluate(), teacher(server), prompts, 1000.0, strict)
+    assert len(server.asked) == first + 1
     assert (outcome.counts["rows"], outcome.counts["errors"]) == (12, {})
 
 

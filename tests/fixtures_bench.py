@@ -12,5 +12,5 @@ import pytest
 def bench(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
     """The one that the test file names in BENCH."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parents[2] / "bench")
+        patch.syspath_prepend(Path(__file__).parents[1] / "bench")
         yield importlib.import_module(request.module.BENCH)
