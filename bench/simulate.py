@@ -8,7 +8,7 @@ Ray Data gives them and work on some at once; and nodes, which fail. All cluster
 
 A replica is a fluid: what it has in flight shares its engine's tokens per second, and no unit ends before its longest
 answer has. Answers' lengths are lognormal. A failed node's units go back to their driver and are done anew.
-bench/scale.py checks this against real runs at 8 and 32 replicas.
+bench/scale.py checks this against its real runs.
 """
 
 import argparse
