@@ -65,9 +65,10 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: py
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_probe_accepts_a_local_disk_and_leaves_nothing(tmp_path: Path) -> None:
-    storage.probe(str(tmp_path))
-    assert storage.entries(str(tmp_path)) == []
+def test_the_probe_accepts_a_local_disk_again_and_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        storage.probe(str(tmp_path))
+    assert [entry.url for entry in storage.entries(str(tmp_path))] == [str(tmp_path / ".probe")]
 
 
 def test_the_probe_refuses_a_store_that_replaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
