@@ -6,7 +6,6 @@ load or lie in the CPU's memory) is left to the engine.
 
 import json
 import math
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +14,7 @@ from typing import Any
 
 from raystill.engine import default_context, on_cluster
 from raystill.errors import ModelError
+from raystill.provenance import output
 
 UTILIZATION = 0.92
 """Share of a GPU that vLLM takes unless gpu_memory_utilization says otherwise."""
@@ -76,12 +76,8 @@ def refuse(model: str, engine: Mapping[str, Any], gpu_bytes: int | None) -> None
 @cache
 def gpu_bytes() -> int | None:
     """Memory of this machine's smallest GPU, also where Ray hides it from this process; None without one."""
-    command = ("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits")
-    try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
-        return min(int(line) << 20 for line in said.split())
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return None
+    sizes = output("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits") or ""
+    return min((int(size) << 20 for size in sizes.split() if size.isdigit()), default=None)
 
 
 def known_gpu_bytes() -> int | None:

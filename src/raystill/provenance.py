@@ -37,7 +37,7 @@ def _version(package: str) -> str | None:
 
 
 def _gpus() -> str | None:
-    names = _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+    names = output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
     if not names:
         return None
     kinds = names.splitlines()
@@ -54,10 +54,11 @@ def _cpu_model() -> str:
 
 def _git(*arguments: str) -> str | None:
     """About raystill's own checkout; None when it is installed as a package."""
-    return _output("git", "-C", str(Path(__file__).parent), *arguments)
+    return output("git", "-C", str(Path(__file__).parent), *arguments)
 
 
-def _output(*command: str) -> str | None:
+def output(*command: str) -> str | None:
+    """What a command prints, None where there is no such command or it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -9,15 +9,16 @@ from types import ModuleType
 import pytest
 
 BENCH = "simulate"
-REAL = Path(__file__).parents[2] / "bench" / "results" / "scale-runs-2026-11-24.json"
+RESULTS = Path(__file__).parents[2] / "bench" / "results"
 
 
 def small(bench: ModuleType) -> object:
     return bench.Plan(bench.ENGINES["8B"], units=20_000, replicas=40)
 
 
-def test_real_runs_of_ten_rounds_are_met_within_a_fiftieth(bench: ModuleType) -> None:
-    real = json.loads(REAL.read_text())
+@pytest.mark.parametrize("file", sorted(RESULTS.glob("scale-runs-*.json")), ids=lambda file: file.stem)
+def test_real_runs_of_ten_rounds_are_met_within_a_fiftieth(bench: ModuleType, file: Path) -> None:
+    real = json.loads(file.read_text())
     for run in real["runs"].values():
         simulated = bench.scripted(run["ready_s"], len(run["ended_s"]), real["delay_s"])
         assert simulated.seconds == pytest.approx(run["ended_s"][-1], rel=0.02)
