@@ -12,6 +12,7 @@ import tempfile
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from raystill.training.checkpoints import Layout, Saved
 
 KEEP = 2
 """Checkpoints of one attempt that are kept: the newest, and one to fall back on."""
+SLOWEST = timedelta(hours=12)
+"""Longest that one worker's upload may take more than another's."""
 
 
 class Saver:
@@ -32,7 +35,7 @@ class Saver:
 
     def __init__(self, url: str, attempt: str, say: Callable[[str], object]) -> None:
         self._url, self._attempt, self._say = url, attempt, say
-        self._group: Any = dist.new_group(backend="gloo")
+        self._group: Any = dist.new_group(backend="gloo", timeout=SLOWEST)
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._running: Future[str | None] | None = None
 
