@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,7 @@ def whole_and_back(rank: int, folder: str, model: str) -> None:
         worker, url = worker_of(folder, model, 2, stage), f"{folder}/zero-{stage}"
         saver = Saver(url, "attempt", print)
         straight = losses(worker, 0, SAVED_AFTER)
-        saver.save(
-            SAVED_AFTER, Layout(2, stage), {}, [], None, lambda to, w=worker: w.engine.save_checkpoint(to, layouts.TAG)
-        )
+        saver.save(SAVED_AFTER, Layout(2, stage), {}, [], None, partial(layouts.save, worker.engine))
         straight += losses(worker, SAVED_AFTER, STEPS)
         assert saver.wait() is None
         found = checkpoints.latest(url, print)
@@ -100,6 +99,33 @@ def test_losses_go_on_with_any_number_of_workers(tiny_model: Path, tmp_path: Pat
         for stage, resumed in torch.load(tmp_path / f"resumed-{workers}.pt").items():
             assert resumed == pytest.approx(expected[SAVED_AFTER:], rel=1e-5), (workers, stage)
     assert not list(tmp_path.glob("raystill-checkpoints/*"))
+
+
+def another_optimizer(rank: int, folder: str) -> None:
+    """One worker, with an optimizer that keeps something else than AdamW does; saved as if by two."""
+    import deepspeed
+
+    group(rank, folder, 1)
+    model = torch.nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=zero.settings(1, 1.0, 1, 20, False, {}))
+    engine.backward(engine(torch.ones(1, 4)).sum())
+    engine.step()
+    saver = Saver(folder, "attempt", print)
+    saver.save(1, Layout(2, 1), {}, [], None, partial(layouts.save, engine))
+    saver.wait()
+    found = checkpoints.latest(folder, print)
+    assert found is not None
+    with pytest.raises(
+        ResourceError, match=r"exp_avg.*compute\.train\.workers: 2 and compute\.train\.zero: 1 to resume"
+    ):
+        layouts.load(engine, folder, found, Layout(1, 1))
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_another_optimizers_state_is_refused_with_what_to_set(tmp_path: Path) -> None:
+    mp.spawn(another_optimizer, (str(tmp_path),), nprocs=1)
 
 
 @pytest.mark.parametrize(("before", "now"), [(0, 1), (1, 0), (3, 2), (1, 3)])

@@ -24,6 +24,11 @@ TAG = "state"
 STAGES = ((0,), (1, 2), (3,))
 
 
+def save(engine: Any, folder: str) -> None:
+    """Write one worker's files of a checkpoint; what is frozen is read from the student's own folder again."""
+    engine.save_checkpoint(folder, tag=TAG, save_latest=False, exclude_frozen_parameters=True)
+
+
 def load(engine: Any, url: str, saved: Saved, layout: Layout) -> None:
     """Load a checkpoint into every worker's engine. Raises ResourceError when it does not fit into this layout."""
     check(url, saved, layout)
@@ -31,10 +36,12 @@ def load(engine: Any, url: str, saved: Saved, layout: Layout) -> None:
     # ZeRO 0 keeps everything in one file, whoever wrote it.
     convert = saved.layout.zero > 0 and saved.layout != layout
     if convert:
-        folder = _universal(folder, saved.name)
+        folder = _universal(folder, saved)
     hyperparameters = [{k: v for k, v in group.items() if k != "params"} for group in engine.optimizer.param_groups]
     engine._config.load_universal_checkpoint = convert
-    path, _ = engine.load_checkpoint(str(folder), tag=TAG)
+    # What is frozen is not in it.
+    strict = all(parameter.requires_grad for parameter in engine.module.parameters())
+    path, _ = engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=strict)
     if path is None:
         raise StageError(f"DeepSpeed cannot load checkpoint {saved.name}; remove {url} to train from the beginning")
     if convert:
@@ -59,16 +66,23 @@ def check(url: str, saved: Saved, layout: Layout) -> None:
         )
 
 
-def _universal(folder: Path, name: str) -> Path:
+def _universal(folder: Path, saved: Saved) -> Path:
     """The checkpoint in the universal format, on this machine: one of its workers converts, the others wait."""
     from deepspeed.checkpoint import ds_to_universal
 
-    target = checkpoints.cache(f"{name}.universal")
+    target = checkpoints.cache(f"{saved.name}.universal")
     if dist.get_node_local_rank() == 0:
         shutil.rmtree(target, ignore_errors=True)
         options = {"num_extract_workers": 1, "num_merge_workers": 1, "keep_temp_folder": False, "strict": True}
         files = {"input_folder": str(folder / TAG), "output_folder": str(target / TAG)}
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            ds_to_universal.main(Namespace(**files, **options, inject_missing_state=True))
+        try:
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                ds_to_universal.main(Namespace(**files, **options, inject_missing_state=True))
+        except KeyError as e:
+            raise ResourceError(
+                f"this training stopped with {saved.layout}, and only the state of AdamW in 32 bits fits other workers "
+                f"({e} is missing). Set compute.train.workers: {saved.layout.workers} and compute.train.zero: "
+                f"{saved.layout.zero} to resume"
+            ) from e
     dist.barrier()
     return target

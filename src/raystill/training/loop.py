@@ -268,7 +268,7 @@ def keep(
         asdict(at) | {"tokens": tokens, "attempts": attempts},
         curve,
         best_step(job.train, curve),
-        lambda folder: worker.engine.save_checkpoint(folder, tag=layouts.TAG, save_latest=False),
+        lambda folder: layouts.save(worker.engine, folder),
     )
 
 
