@@ -19,7 +19,7 @@ from raystill.artifacts import Checkpoint, File, Outcome, Table, decode, describ
 from raystill.context import Context
 from raystill.errors import DataError, Interrupted, RecipeError, StageError
 from raystill.records import Example
-from raystill.training import pairs, zero
+from raystill.training import advice, fits, pairs, zero
 
 if TYPE_CHECKING:
     from raystill.training import board, loop, soft
@@ -64,11 +64,12 @@ def train(
 ) -> Outcome:
     """A trained student as an exported model folder, with its training curve.
 
-    Raises RecipeError for DeepSpeed keys that raystill owns and for a loss that these targets cannot give, ModelError for
-    targets in another tokenizer's ids, DataError when no example can be learnt from, ResourceError when the cluster is too
-    small, StageError when training fails, Interrupted after Ctrl-C (the same command resumes).
+    Raises RecipeError for DeepSpeed keys that raystill owns, for a loss that these targets cannot give and for what the
+    student, the workers or the ZeRO stage cannot do, ModelError for targets in another tokenizer's ids, DataError when no
+    example can be learnt from, ResourceError when the cluster is too small, StageError when training fails, Interrupted after
+    Ctrl-C (the same command resumes).
     """
-    from raystill.training import checkpoints, loop
+    from raystill.training import adapters, checkpoints, loop
 
     if owned := zero.refuse_owned(train.deepspeed):
         raise RecipeError("\n".join(owned))
@@ -76,6 +77,11 @@ def train(
     scored_at = targets.facts if targets else {}
     if mistakes := pairs.mistakes(train.loss, scored_at.get("support"), scored_at.get("temperature")):
         raise RecipeError("\n".join(f"train.loss.{m.key}: {m.what}; {m.fix}" for m in mistakes))
+    folder = student.folder()
+    if train.lora:
+        adapters.targets(adapters.blank(folder), train.lora)
+    for line in advice.advice(train, models.parameters(folder), models.config(folder)):
+        context.progress.say(line)
     url = context.url if storage.is_s3(context.url) else str(Path(context.url).resolve())
     if Path(student.url).is_dir():
         student = replace(student, url=str(Path(student.url).resolve()))
@@ -187,6 +193,7 @@ def _fit(
 
     compute = context.compute.train
     workers, cpus, gpu = layout(compute)
+    fits.refuse(train, compute, workers, gpu)
     what = f"training with {workers} workers of {cpus} CPUs each (compute.train.workers, compute.train.cpus)"
     session.need(what, workers * cpus, workers if gpu else 0)
     meeting: Any = ray.remote(num_cpus=0)(Board).remote()
