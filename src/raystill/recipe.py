@@ -565,6 +565,12 @@ class Workers(Block):
         False, "compute activations again instead of keeping them: less memory, a third more time", "most students fit",
         identity=False,
     )  # fmt: skip
+    compile: bool = setting(
+        False,
+        "decoder layers compiled by torch.compile",
+        "compiling takes a minute, and the first steps",
+        identity=False,
+    )
     cpus: int | None = setting(None, "CPUs per worker", "the machine's, shared", identity=False, ge=1)
     resume_failures: int = setting(
         2, "worker failures survived by resuming", "a lost node is normal", identity=False, ge=0

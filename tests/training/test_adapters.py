@@ -69,21 +69,25 @@ def test_merged_weights_and_adapter_over_the_base_say_the_same(tiny_model: Path,
 
 
 EXAMPLES = 16
-# Workers, ZeRO stage, tokens of a micro-batch, packing, activation checkpointing, DeepSpeed's own keys, optimizer
-PERSIST: dict[str, Any] = {"stage3_param_persistence_threshold": 0}
 CPU = {"offload_optimizer": {"device": "cpu"}}
-LAYOUTS: dict[str, tuple[int, int, int, bool, bool, dict[str, Any], str]] = {
-    "plain": (1, 0, 4096, True, False, {}, "adamw"),
-    "padded": (1, 1, 24, False, False, {}, "adamw"),
-    "fused": (1, 1, 4096, True, False, {}, "adamw_fused"),
-    "checkpointed": (1, 0, 4096, True, True, {}, "adamw"),
-    "1": (2, 1, 24, True, False, {}, "adamw"),
-    "2": (2, 2, 24, True, True, {}, "adamw"),
-    "3": (2, 3, 24, True, True, PERSIST, "adamw"),
-    "1, offloaded": (2, 1, 24, True, False, CPU, "adamw_fused"),
-    "2, offloaded": (2, 2, 24, True, False, CPU, "adamw"),
-    "3, offloaded": (2, 3, 24, True, False, PERSIST | CPU | {"offload_param": {"device": "cpu"}}, "adamw"),
+# Without the threshold ZeRO 3 would shard no tensor of so small a model.
+SHARD = {"stage3_param_persistence_threshold": 0}
+PARAM = {"offload_param": {"device": "cpu"}}
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "plain": {"workers": 1, "zero": 0},
+    "padded": {"workers": 1, "micro_tokens": 24, "packing": False},
+    "fused": {"workers": 1, "optimizer": "adamw_fused"},
+    "checkpointed": {"workers": 1, "zero": 0, "activation_checkpointing": True},
+    "compiled": {"workers": 1, "micro_tokens": 24, "compile": True},
+    "compiled and checkpointed": {"workers": 1, "compile": True, "activation_checkpointing": True},
+    "1": {"zero": 1},
+    "2": {"zero": 2, "activation_checkpointing": True},
+    "3": {"zero": 3, "activation_checkpointing": True, "keys": SHARD},
+    "1, offloaded": {"zero": 1, "optimizer": "adamw_fused", "keys": CPU},
+    "2, offloaded": {"zero": 2, "keys": CPU},
+    "3, offloaded": {"zero": 3, "keys": SHARD | CPU | PARAM},
 }
+"""Keys of compute.train (two workers and 24 tokens unless said), of train, and DeepSpeed's own."""
 
 
 def learn(rank: int, folder: str, model: str, workers: int, lora: recipe.Lora | None) -> None:
@@ -92,14 +96,14 @@ def learn(rank: int, folder: str, model: str, workers: int, lora: recipe.Lora | 
     zero.environment(gpu=False)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store-{workers}", rank=rank, world_size=workers)
     seen: dict[str, Any] = {}
-    for name, (count, stage, micro_tokens, packing, again, keys, optimizer) in LAYOUTS.items():
-        if count != workers:
+    for name, layout in LAYOUTS.items():
+        given = {"workers": 2, "micro_tokens": 24 if "workers" not in layout else 4096} | layout
+        if given["workers"] != workers:
             continue
-        train = recipe.Train(
-            epochs=3, batch_size=8, packing=packing, lora=lora, optimizer=optimizer,
-            deepspeed={"zero_optimization": keys} if keys else {},
-        )  # fmt: skip
-        compute = recipe.Workers(workers=workers, zero=stage, micro_tokens=micro_tokens, activation_checkpointing=again)
+        own = {"zero_optimization": given.pop("keys")} if "keys" in given else {}
+        of_train = {key: given.pop(key) for key in ("packing", "optimizer") if key in given}
+        train = recipe.Train(epochs=3, batch_size=8, lora=lora, deepspeed=own, **of_train)
+        compute = recipe.Workers(**given)
         job = loop.Job(train, 1.0, compute, Checkpoint(model, "m"), folder, "attempt", False, 1, None)
         worker = loop.start(job)
         assert not [m for m in worker.engine.modules() if "liger" in m.forward.__module__]

@@ -75,3 +75,9 @@ def test_deepspeeds_own_keys_are_read_from_its_source() -> None:
 
     names = {field.alias or name for name, field in DeepSpeedZeroConfig.model_fields.items()}
     assert names <= offload._known("DeepSpeedZeroConfig")
+
+
+def test_compiled_layers_are_not_sharded() -> None:
+    (found,) = fits.mistakes(recipe.Train(), recipe.Workers(zero=3, compile=True), None, None)
+    assert found.where == "compute.train.compile" and "zero: 2" in found.fix
+    assert not list(fits.mistakes(recipe.Train(), recipe.Workers(zero=2, compile=True), None, None))

@@ -23,7 +23,7 @@ from torch import Tensor
 from raystill import storage
 from raystill.chat import Encoded
 from raystill.training import soft
-from raystill.training.documents import groups
+from raystill.training.documents import packed
 from raystill.training.objective import Soft
 
 FILE = "tokens.arrow"
@@ -211,7 +211,7 @@ def micro(corpus: Corpus, of: Sequence[int], packing: bool, device: torch.device
         inputs: dict[str, Any] = {
             "input_ids": _tensor(np.concatenate([x[:-1] for x in ids])[None], device),
             "position_ids": _tensor(np.concatenate([np.arange(n) for n in lengths])[None], device),
-            "documents": groups(lengths, device),
+            "documents": packed(lengths, device),
         }
         rows = np.zeros(len(columns), np.int64)
     else:

@@ -39,4 +39,7 @@ def mistakes(train: recipe.Train, compute: recipe.Workers, workers: int | None, 
         if there := offload.device(train.deepspeed, "offload_optimizer"):
             what = f"adamw_8bit steps on the GPU, and offload_optimizer moves its state to {there}"
             yield Problem("train.optimizer", what, "optimizer: adamw_fused, which also steps on CPUs")
+    if compute.compile and compute.zero == 3:
+        what = "ZeRO 3 gathers each layer's weights by hooks, which compiled layers would have to leave at every step"
+        yield Problem("compute.train.compile", what, "compute: {train: {compile: false}}, or zero: 2")
     yield from offload.mistakes(train.deepspeed, compute, workers, gpu)

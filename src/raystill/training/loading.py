@@ -32,6 +32,12 @@ def student(folder: str, train: recipe.Train, compute: recipe.Workers, device: t
     return model, parameters
 
 
+def compile_layers(model: Any) -> None:
+    """Have each decoder layer compiled at its first call, once for all lengths and all layers of a shape."""
+    for layer in model.get_decoder().layers:
+        layer.compile(dynamic=True)
+
+
 def four_bits() -> Any:
     """nf4 with quantised scales, computed with in bf16, as in arXiv 2305.14314. Raises ResourceError without bitsandbytes."""
     import importlib.util

@@ -129,6 +129,8 @@ def start(job: Job) -> Worker:
     learner.look(shortest(corpora["train"], job.train.packing, model.device))
     if job.gpu:
         kernels.fit(model)
+    if job.compute.compile:
+        loading.compile_layers(model)
     workers = dist.get_world_size()
     settings = zero.settings(job.compute.zero, job.train.clip, workers, parameters, job.gpu, job.train.deepspeed)
     engine, *_ = deepspeed.initialize(model=learner, optimizer=optimizers.build(model, job.train), config=settings)
