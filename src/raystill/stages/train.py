@@ -21,7 +21,7 @@ from raystill.artifacts import Checkpoint, File, Outcome, Table, decode, describ
 from raystill.context import Context
 from raystill.errors import DataError, Interrupted, RecipeError, StageError
 from raystill.records import Example, Prompt
-from raystill.training import pairs, zero
+from raystill.training import advice, fits, pairs, zero
 
 if TYPE_CHECKING:
     from raystill.training import board, exam, loop, soft
@@ -70,11 +70,12 @@ def train(
 
     `task` and its `prompts` are asked for where early stopping goes by the student's own answers.
 
-    Raises RecipeError for DeepSpeed keys that raystill owns and for a loss that these targets cannot give, ModelError for
-    targets in another tokenizer's ids, DataError when no example can be learnt from, ResourceError when the cluster is too
-    small, StageError when training fails, Interrupted after Ctrl-C (the same command resumes).
+    Raises RecipeError for DeepSpeed keys that raystill owns, for a loss that these targets cannot give and for what the
+    student, the workers or the ZeRO stage cannot do, ModelError for targets in another tokenizer's ids, DataError when no
+    example can be learnt from, ResourceError when the cluster is too small, StageError when training fails, Interrupted after
+    Ctrl-C (the same command resumes).
     """
-    from raystill.training import checkpoints, loop
+    from raystill.training import adapters, checkpoints, loop
 
     if owned := zero.refuse_owned(train.deepspeed):
         raise RecipeError("\n".join(owned))
@@ -82,6 +83,11 @@ def train(
     scored_at = targets.facts if targets else {}
     if mistakes := pairs.mistakes(train.loss, scored_at.get("support"), scored_at.get("temperature")):
         raise RecipeError("\n".join(f"train.loss.{m.key}: {m.what}; {m.fix}" for m in mistakes))
+    folder = student.folder()
+    if train.lora:
+        adapters.targets(adapters.blank(folder), train.lora)
+    for line in advice.advice(train, models.parameters(folder), models.config(folder)):
+        context.progress.say(line)
     url = context.url if storage.is_s3(context.url) else str(Path(context.url).resolve())
     if Path(student.url).is_dir():
         student = replace(student, url=str(Path(student.url).resolve()))
@@ -227,6 +233,7 @@ def _fit(
 
     compute = context.compute.train
     (least, most), cpus, gpu = layout(compute)
+    fits.refuse(train, compute, most, gpu)
     what = f"training with {least} workers of {cpus} CPUs each (compute.train.workers, compute.train.cpus)"
     session.need(what, least * cpus, least if gpu else 0)
     # Beside the driver, so that it outlives any node that workers are on.

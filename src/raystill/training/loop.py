@@ -18,7 +18,7 @@ from torch import Tensor
 from raystill import recipe, storage
 from raystill.artifacts import Checkpoint
 from raystill.errors import RaystillError, StageError
-from raystill.training import batches, checkpoints, documents, early, export, layouts, zero
+from raystill.training import adapters, batches, checkpoints, early, export, kernels, layouts, loading, optimizers, zero
 from raystill.training.batches import Corpus, Micro
 from raystill.training.checkpoints import Layout, Saved
 from raystill.training.exam import Exam, mark
@@ -140,35 +140,25 @@ def start(job: Job) -> Worker:
     torch.set_num_threads(job.threads)
     torch.manual_seed(job.train.seed)
     import deepspeed
-    from transformers import AutoModelForCausalLM
 
     device = torch.device("cuda", torch.cuda.current_device()) if job.gpu else torch.device("cpu")
-    attention = documents.register() if job.train.packing else "sdpa"
-    model = AutoModelForCausalLM.from_pretrained(
-        job.student.folder(), dtype=torch.bfloat16 if job.gpu else torch.float32, attn_implementation=attention
-    )
+    model, parameters = loading.student(job.student.folder(), job.train, job.compute, device)
     corpora = batches.fetch(storage.join(job.url, "work", job.attempt))
     learner = Learner(model, objective(job.train.loss, job.temperature))
-    learner.look(shortest(corpora["train"], job.train.packing, torch.device("cpu")))
-    workers, parameters = dist.get_world_size(), model.num_parameters()
+    learner.look(shortest(corpora["train"], job.train.packing, model.device))
+    if job.gpu:
+        kernels.fit(model)
+    if job.compute.compile:
+        loading.compile_layers(model)
+    workers = dist.get_world_size()
     settings = zero.settings(job.compute.zero, job.train.clip, workers, parameters, job.gpu, job.train.deepspeed)
-    engine, *_ = deepspeed.initialize(model=learner, optimizer=optimizer(model, job.train), config=settings)
+    engine, *_ = deepspeed.initialize(model=learner, optimizer=optimizers.build(model, job.train), config=settings)
     return Worker(job, engine, parameters, corpora, device, dist.get_rank(), workers)
 
 
 def shortest(corpus: Corpus, packing: bool, device: torch.device) -> Micro:
     """The shortest example, for a look at the model."""
     return batches.micro(corpus, [int(corpus.lengths.argmin())], packing, device)
-
-
-def optimizer(model: torch.nn.Module, train: recipe.Train) -> torch.optim.Optimizer:
-    """AdamW; norms and biases are not decayed."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": train.weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=train.learning_rate, betas=train.betas)
 
 
 def learning_rate(train: recipe.Train, step: int, total: int) -> float:
@@ -317,6 +307,8 @@ def finish(worker: Worker, curve: list[dict[str, Any]], attempts: list[str], end
     state = gathered(engine, keep=worker.rank == 0)
     if worker.rank == 0:
         with export.attempt(job.url) as (folder, name):
+            if job.train.lora:
+                student, state = adapters.detach(student, state, folder / adapters.FOLDER, job.student)
             facts = export.save(student, job.student.folder(), folder, state)
             ids = micro.inputs["input_ids"][0].tolist()
             facts |= {"logits_difference": export.compare(folder, ids, logits_TV)}
@@ -336,7 +328,7 @@ def gathered(engine: Any, keep: bool) -> dict[str, Tensor]:
     for name, parameter in student.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter], enabled=sharded):
             if keep:
-                state[name] = parameter.detach().cpu().clone()
+                state[name] = adapters.dense(parameter).cpu().clone()
     if keep:
         state |= {name: buffer.detach().cpu() for name, buffer in _buffers(student)}
     return state
