@@ -85,7 +85,7 @@ def bare(job: Job) -> Steps:
     import torch.distributed as dist
 
     from raystill import recipe
-    from raystill.training import batches, documents, loop, zero
+    from raystill.training import batches, documents, loop, optimizers, zero
     from raystill.training.learner import Learner
     from raystill.training.objective import Objective
 
@@ -106,7 +106,7 @@ def bare(job: Job) -> Steps:
     learner = Learner(model, Objective())
     learner.look(loop.shortest(corpus, True, cpu))
     settings = zero.settings(compute.zero, train.clip, workers, model.num_parameters(), False, {})
-    engine, *_ = deepspeed.initialize(model=learner, optimizer=loop.optimizer(model, train), config=settings)
+    engine, *_ = deepspeed.initialize(model=learner, optimizer=optimizers.build(model, train), config=settings)
     plan = []
     for step in range(batches.steps(len(corpus), 1, job.batch)):
         at = batches.batch(len(corpus), 1, job.batch, train.seed, step)
