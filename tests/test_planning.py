@@ -163,7 +163,7 @@ def test_resolved_gives_every_key_a_reason(tmp_path: Path) -> None:
     assert made.recipe is not None
     rows = planning.resolved(made.recipe)
     assert ("train.learning_rate", 2e-5, "1e-5 to 5e-5 suits models of 1B and more") in rows
-    assert ("task", "conversation", "from the recipe") in rows
+    assert ("task.kind", "conversation", "from the recipe") in rows
     assert all(why for _, _, why in rows)
 
 

@@ -34,7 +34,7 @@ def test_few_different_answers_are_classification(tmp_path: Path) -> None:
     assert (found.prompt, found.reference, found.id, found.by) == ("text", "topic", "id", "customer_id")
     assert found.task == "classification" and found.labels == ["card: lost", "delivery", "refund"]
     recipe = written(tmp_path, found)
-    assert (recipe.name, recipe.task, recipe.data.split.by) == ("support", "classification", "customer_id")
+    assert (recipe.name, recipe.task.kind, recipe.data.split.by) == ("support", "classification", "customer_id")
     assert recipe.teacher.system == "Answer with exactly one of these and nothing else: card: lost, delivery, refund"
     prepare.check_columns(recipe.data)
 

@@ -26,6 +26,7 @@ from raystill.errors import Problem, RaystillError, RecipeError
 from raystill.recipe import ByColumn, Cut, Generate, Structured, Student, Teacher
 from raystill.recipe_file import Loc, Located
 from raystill.stages import prepare
+from raystill.tasks import own
 from raystill.teachers import endpoint
 from raystill.training import pairs, zero
 
@@ -33,7 +34,7 @@ from raystill.training import pairs, zero
 def check(located: Located) -> list[Problem]:
     """All mistakes, in the order of the recipe's own keys."""
     found: list[Problem] = []
-    for look in (_plugins, _data, _teacher, _endpoint, _students, _losses, _comparable, _owned, _root):
+    for look in (_plugins, _data, _task, _teacher, _endpoint, _students, _losses, _comparable, _owned, _root):
         found += look(located)
     # Students that share a block share its mistakes.
     return list(dict.fromkeys(found))
@@ -51,7 +52,7 @@ def _attempt(located: Located, loc: Loc, act: Callable[..., object], *arguments:
 def _plugins(located: Located) -> Iterator[Problem]:
     recipe = located.recipe
     named: list[tuple[Loc, str, dict[str, str], str]] = [
-        (("task",), recipe.task, tasks.KINDS, "task"),
+        (("task", "kind"), recipe.task.kind, tasks.KINDS, "task"),
         *((("teachers", n, "kind"), t.kind, teachers.KINDS, "teacher") for n, t in recipe.teachers.items()),
         *([] if recipe.teachers else [(("teacher", "kind"), recipe.teacher.kind, teachers.KINDS, "teacher")]),
         *((("trackers", i), name, trackers.KINDS, "tracker") for i, name in enumerate(recipe.trackers)),
@@ -70,6 +71,35 @@ def _data(located: Located) -> Iterator[Problem]:
                 continue
             yield from _attempt(located, ("data", split, i), sources.find, path)
     yield from _attempt(located, ("data",), prepare.check_columns, data)
+
+
+def _task(located: Located) -> Iterator[Problem]:
+    """A task of one's own that cannot be read, and references that are missing or say nothing to the task."""
+    recipe, task = located.recipe, located.recipe.task
+    wrong = list(_attempt(located, ("task",), own.mistake, task))
+    yield from wrong
+    if wrong or task.kind not in tasks.KINDS:
+        return
+    try:
+        references = [p.reference for p in prepare.first_prompts(recipe.data)]
+    except RaystillError:
+        return  # told by _data
+    found = [r for r in references if r is not None]
+    if references and not found and "metrics" in task.model_fields_set:
+        yield Problem(
+            located.where("task", "metrics"),
+            f"{', '.join(task.metrics)} compare answers with references, and none of the first {len(references)} rows has one",
+            "data: {reference: COLUMN}, or leave task.metrics out: agreement with the teacher is reported then",
+        )
+    judge = tasks.load(task, set(found))
+    takes = getattr(judge, "takes", "text")
+    unread = sum(judge.wanted(r) is None for r in found)
+    if unread > recipe.max_error_rate * len(found):
+        yield Problem(
+            located.where("data", "reference"),
+            f"task {task.kind} cannot read {unread} of the first {len(found)} references; it takes {takes}",
+            "data: {reference: another column}, or mend the rows; without data.reference the report tells agreement",
+        )
 
 
 def _teacher(located: Located) -> Iterator[Problem]:

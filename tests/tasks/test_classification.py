@@ -1,9 +1,14 @@
 import pytest
 
+from raystill import recipe
 from raystill.records import Prompt
 from raystill.tasks.classification import Classification
 
 LABELS = {"card_arrival", "card", "Refund not showing up", "top up", "top_up_failed", "C", "C++"}
+
+
+def task(labels: set[str]) -> Classification:
+    return Classification(labels, recipe.Task(kind="classification"))
 
 
 def prompt(reference: str | None) -> Prompt:
@@ -31,25 +36,25 @@ def prompt(reference: str | None) -> Prompt:
     ],
 )
 def test_the_answer_is_read_only_where_it_is_unambiguous(text: str, label: str | None) -> None:
-    assert Classification(LABELS).parse(text) == label
+    assert task(LABELS).parse(text) == label
 
 
 def test_overlapping_labels_are_ambiguous() -> None:
-    assert Classification({"card arrival", "arrival time"}).parse("card arrival time, I think") is None
+    assert task({"card arrival", "arrival time"}).parse("card arrival time, I think") is None
 
 
 def test_check_and_score() -> None:
-    task = Classification(LABELS)
-    assert task.check(prompt("card"), "card!") is None
-    assert task.check(prompt("card"), "something else") == "names no single label"
-    assert task.score(prompt("card"), "CARD") == {"accuracy": 1.0}
-    assert task.score(prompt("card"), "card arrival") == {"accuracy": 0.0}
-    assert task.score(prompt(None), "card") == {}
+    made = task(LABELS)
+    assert made.check(prompt("card"), "card!") is None
+    assert made.check(prompt("card"), "something else") == "names no single label"
+    assert made.score(prompt("card"), "CARD") == {"accuracy": 1.0}
+    assert made.score(prompt("card"), "card arrival") == {"accuracy": 0.0}
+    assert made.score(prompt(None), "card") == {}
 
 
 def test_a_label_of_held_out_rows_alone_counts_to_the_letter() -> None:
-    assert Classification(LABELS).score(prompt("atm"), "atm") == {"accuracy": 1.0}
+    assert task(LABELS).score(prompt("atm"), "atm") == {"accuracy": 1.0}
 
 
 def test_without_references_every_answer_may_be_a_label() -> None:
-    assert Classification(set()).check(prompt(None), "anything") is None
+    assert task(set()).check(prompt(None), "anything") is None

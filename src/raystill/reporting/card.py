@@ -24,7 +24,7 @@ def card(report: Report, found: Findings, name: str) -> str:
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "base_model": base,
-        "tags": ["raystill", "distillation", recipe.task.partition(":")[0]],
+        "tags": ["raystill", "distillation", recipe.task.kind.partition(":")[0]],
     }
     return "\n".join(
         [
@@ -35,7 +35,7 @@ def card(report: Report, found: Findings, name: str) -> str:
             f"# {recipe.name}: {name}",
             "",
             f"A student of {figures.parameters(model['parameters'])} parameters, distilled with raystill for the task "
-            f"`{recipe.task}` from `{teacher_source(recipe)}`. It starts from `{base}`.",
+            f"`{recipe.task.kind}` from `{teacher_source(recipe)}`. It starts from `{base}`.",
             "",
             "## Data",
             "",
