@@ -88,8 +88,8 @@ def _task(located: Located) -> Iterator[Problem]:
     if references and not found and "metrics" in task.model_fields_set:
         yield Problem(
             located.where("task", "metrics"),
-            f"{', '.join(task.metrics)} compare answers with references, and none of the first {len(references)} rows has one",
-            "data: {reference: COLUMN}, or leave task.metrics out: agreement with the teacher is reported then",
+            f"{', '.join(task.metrics)}: measured against references, and none of the first {len(references)} rows has one",
+            "data: {reference: COLUMN}, or a task.parse without metrics: agreement with the teacher is told then",
         )
     judge = tasks.load(task, set(found))
     takes = getattr(judge, "takes", "text")

@@ -60,11 +60,11 @@ class Moderation:
         return {} if wanted is None else {"accuracy": float(self.parse(text) == wanted)}
 
     def measure(self, texts: Sequence[str], references: Sequence[str]) -> dict[str, Sums]:
-        """recall_at_rate, and F1 over the labels."""
+        """Recall at the rate, and F1 over the labels."""
         rows = [(t, w) for t, r in zip(texts, references, strict=True) if (w := self.wanted(r))]
         wanted = [w for _, w in rows]
         recall = recall_at_rate([self.sure(t) for t, _ in rows], [w != self.names[0] for w in wanted], self.rate)
-        return {"recall_at_rate": recall, **f1([self.parse(t) or "" for t, _ in rows], wanted)}
+        return {f"recall_at_{self.rate:g}": recall, **f1([self.parse(t) or "" for t, _ in rows], wanted)}
 
     def sure(self, text: str) -> int:
         """How sure the answer is that the text must be flagged, 0 to 100. One that says nothing flags nothing."""
