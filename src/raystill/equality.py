@@ -6,11 +6,14 @@ parser hands its text to `eval`.
 """
 
 import atexit
+import contextlib
 import json
 import select
 import subprocess
 import sys
 from typing import Any
+
+from raystill.errors import StageError
 
 LONGEST = 300
 """Characters of an expression; longer ones are compared as text alone."""
@@ -28,11 +31,18 @@ class Judge:
         atexit.register(self.close)
 
     def equal(self, reference: str, answer: str) -> bool:
-        """Whether both are the same expression; False, too, where that cannot be found out in time and memory."""
+        """Whether both are the same expression; False, too, where that cannot be found out in time and memory.
+
+        Raises StageError where math-verify cannot be had.
+        """
         if max(len(reference), len(answer)) > LONGEST:
             return False
+        if self._process is not None and self._process.poll() is not None:
+            self.close()
         if self._process is None and self._ask(None, START_S) != "ready":
-            raise RuntimeError(f"{sys.executable} -m raystill.equality does not start; install math-verify")
+            raise StageError(
+                "answers in LaTeX cannot be compared: math-verify does not start here; pip install math-verify"
+            )
         return self._ask([reference, answer], PAIR_S) == "true"
 
     def close(self) -> None:
@@ -47,11 +57,14 @@ class Judge:
         if self._process is None:
             command = [sys.executable, "-m", "raystill.equality"]
             null, pipe = subprocess.DEVNULL, subprocess.PIPE
-            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=null, text=True)
+            # A session of its own, so that Ctrl-C reaches raystill alone; it ends with its standard input.
+            self._process = subprocess.Popen(
+                command, stdin=pipe, stdout=pipe, stderr=null, text=True, start_new_session=True
+            )
         sent, said = self._process.stdin, self._process.stdout
         assert sent and said
-        if pair:
-            sent.write(json.dumps(pair) + "\n")
+        with contextlib.suppress(BrokenPipeError):
+            sent.write(json.dumps(pair) + "\n" if pair else "")
             sent.flush()
         line = said.readline().strip() if select.select([said], [], [], timeout_s)[0] else ""
         if not line:

@@ -1,9 +1,14 @@
+import csv
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from raystill import recipe
 from raystill.records import Prompt
 from raystill.tasks.classification import Classification
 
+BANKING77 = Path(__file__).parents[3] / "shared" / "data" / "banking77" / "train.csv"
 LABELS = {"card_arrival", "card", "Refund not showing up", "top up", "top_up_failed", "C", "C++"}
 
 
@@ -58,3 +63,21 @@ def test_a_label_of_held_out_rows_alone_counts_to_the_letter() -> None:
 
 def test_without_references_every_answer_may_be_a_label() -> None:
     assert task(set()).check(prompt(None), "anything") is None
+
+
+@pytest.mark.skipif(
+    not BANKING77.exists(), reason="Banking77 is not beside the checkout (shared/data/banking77/train.csv)"
+)
+def test_every_intent_of_banking77_is_read_as_models_write_it() -> None:
+    with BANKING77.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    intents = sorted({row["category"] for row in rows})
+    made = task(set(intents))
+    assert len(intents) == 77
+    for intent in intents:
+        spoken = intent.replace("_", " ").strip("?").capitalize()
+        for text in (intent, f"Intent: {spoken}.", f'The intent is "{intent}".', spoken.upper()):
+            assert made.parse(text) == intent
+    said = [row["category"] for row in rows]
+    assert made.measure(said, said)["macro_f1"].point() == 1
+    assert all(made.score(replace(prompt(None), reference=c), c) == {"accuracy": 1.0} for c in said[:500])

@@ -41,4 +41,6 @@ def test_recall_at_the_rate_and_f1() -> None:
 
 def test_all_labels_but_the_first_are_flagged() -> None:
     task = Moderation((), recipe.Task(kind="moderation", labels=["ok", "spam", "hate"]))
+    digits = Moderation((), recipe.Task(kind="moderation", labels=["0", "1"]))
+    assert [digits.sure(text) for text in ("1", "0", "1 70", "0, 20")] == [100, 0, 70, 20]
     assert (task.sure("hate"), task.sure("ok"), task.parse("spam 70")) == (100, 0, "spam")

@@ -44,7 +44,7 @@ class Moderation:
 
     def parse(self, text: str) -> str | None:
         """The one label that the answer names, or None."""
-        return self.labels.read(SURE.sub(" ", reading.answer(text)))
+        return self.labels.read(reading.answer(text))
 
     def wanted(self, reference: str) -> str | None:
         """The label, by name or number."""
@@ -69,5 +69,7 @@ class Moderation:
     def sure(self, text: str) -> int:
         """How sure the answer is that the text must be flagged, 0 to 100. One that says nothing flags nothing."""
         said = self.parse(text)
-        found = SURE.findall(reading.answer(text))
-        return 0 if said is None else int(found[-1]) if found else 100 * (said != self.names[0])
+        if said is None:
+            return 0
+        numbers = SURE.findall(reading.answer(text).replace(said, " ", 1))
+        return int(numbers[-1]) if numbers else 100 * (said != self.names[0])
