@@ -142,7 +142,7 @@ class Task(Block):
     parse: Parse | None = setting(None, "how an answer is read", "its whole text, whitespace aside")
     metrics: list[str] = setting(
         ["accuracy"], "accuracy, exact_match, token_f1, macro_f1, bleu, chrf, rouge_1, rouge_2, rouge_l or module:attr; "
-        "the first one decides", "equality with the reference", identity=False, min_length=1,
+        "accuracy decides, or else the first one", "equality with the reference", identity=False, min_length=1,
     )  # fmt: skip
 
     @model_validator(mode="before")

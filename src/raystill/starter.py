@@ -53,7 +53,7 @@ LANGUAGES = {
 MATH_ROWS = 200
 LABELLED = ("classification", "nli", "moderation")
 SUMMARIES = ("summary", "highlights")
-PASSES = ("safe", "ok", "clean", "acceptable", "non-toxic", "not_toxic", "nontoxic", "not toxic", "harmless", "ham")
+PASSES = ("safe", "non-toxic", "not_toxic", "nontoxic", "not toxic", "harmless", "ham")
 """How data calls what may stand; a label beside one of these is a reason to flag."""
 
 LAPTOP: dict[str, dict[str, Any]] = {

@@ -43,6 +43,8 @@ def test_an_answer_is_read_as_the_recipe_says(judge: own.Own, text: str, said: s
 def test_references_are_answers_or_what_they_should_say() -> None:
     assert REGEX.score(prompt("Priority: high"), "Priority: high") == {"accuracy": 1.0}
     assert REGEX.score(prompt("high"), "Priority: high") == {"accuracy": 1.0}
+    assert CHOICES.score(prompt("High."), "high") == {"accuracy": 1.0}
+    assert CHOICES.score(prompt("medium"), "high") == {}
     assert JSON.score(prompt("high"), '{"ticket": {"priority": "low"}}') == {"accuracy": 0.0}
     assert JSON.score(prompt('{"ticket": '), "{}") == JSON.score(prompt(None), "{}") == {}
 

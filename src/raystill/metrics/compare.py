@@ -212,7 +212,7 @@ def _notes(
         notes.append(f"{by} is over {judged} of {len(prompts)} rows: the others have nothing to judge them by")
     if not referenced and judged:
         notes.append("no metrics against references: no row has one; set data.reference to have them")
-    elif 0 < referenced < len(prompts):
+    elif by == ACCURACY and referenced < len(prompts):
         notes.append(f"metrics against references are over {referenced} of {len(prompts)} rows, those with one")
     if TEACHER not in said:
         notes.append("no retention and no agreement: the teacher has no weights that could be asked")

@@ -1,10 +1,9 @@
 r"""math: an answer that ends in a number or an expression, which decides; how it is worked out does not.
 
 The final answer is what follows the last "Answer:" or "####", else the last \boxed{…}, else the whole of a text that is an
-expression and no prose, else the last number. References
-are read the same way, so GSM8K's worked solutions are references as they stand. Numbers are compared as exact fractions
-with a relative tolerance of a millionth, whatever currency, per cent sign or unit stands beside them; all else as LaTeX,
-by `equality`.
+expression and no prose, else the last number. References are read the same way, so GSM8K's worked solutions are
+references as they stand. Numbers are compared as exact fractions with a relative tolerance of a millionth, whatever
+currency, per cent sign or unit stands beside them; all else as LaTeX, by `equality`.
 """
 
 import re

@@ -1,6 +1,6 @@
 """own: a task of the user's own, in YAML alone. `task.parse` says how an answer is read, `task.metrics` how it is measured.
 
-A reference is read as an answer is; where that finds nothing, it is itself what an answer should say.
+A reference is read as an answer is. One that is not in the form of a regex, or no JSON, is itself what an answer should say.
 """
 
 from collections.abc import Collection, Sequence
@@ -22,12 +22,12 @@ class Own:
     """Reads and measures as the recipe says."""
 
     form: ClassVar[str] = ""
-    takes: ClassVar[str] = "JSON that parses and has a value at task.parse.json_path, or that value alone"
 
     def __init__(self, references: Collection[str], task: recipe.Task) -> None:
         self.task = task
         self.how = task.parse
         self.labels = reading.Labels(self.how.choices) if self.how and self.how.choices else None
+        self.takes = "one of task.parse.choices" if self.labels else "a value, or JSON with one at task.parse.json_path"
         self.pattern = _compiled(self.how.regex) if self.how and self.how.regex is not None else None
 
     def parse(self, text: str) -> str | None:
@@ -35,11 +35,10 @@ class Own:
         return self._read(reading.answer(text) if reasons(self.task) else text)
 
     def wanted(self, reference: str) -> str | None:
-        """What the reference says; None when it is JSON that cannot be read."""
+        """What the reference says; None when it is no choice, or JSON that cannot be read."""
         found = self.parse(reference)
-        if found is None and self.how and self.how.json_path is not None and reference.lstrip()[:1] in ("{", "["):
-            return None
-        return found or reading.words(reference)
+        broken = self.how and self.how.json_path is not None and reference.lstrip()[:1] in ("{", "[")
+        return found if found or self.labels or broken else reading.words(reference)
 
     def check(self, prompt: Prompt, text: str) -> str | None:
         """An answer that is not in its form is not kept."""
