@@ -18,7 +18,7 @@ from raystill.context import Context, Progress
 from raystill.errors import RecipeError
 from raystill.models import UNRESOLVED, resolve
 from raystill.provenance import hardware
-from raystill.recipe import PLACEMENT_KEYS, ByColumn, Cut, Random, Recipe, Score, Student, Teacher, Train, Turn
+from raystill.recipe import PLACEMENT_KEYS, ByColumn, Cut, Random, Recipe, Score, Student, Task, Teacher, Train, Turn
 from raystill.records import SPLITS
 from raystill.session import ray_session
 from raystill.stages import curate, evaluate, generate, initialize, prepare, report, score, serve, train
@@ -131,10 +131,10 @@ def prepared(recipe: Recipe, do: Do) -> Step[Table]:
         label="prepare",
         stage="prepare",
         version=prepare.VERSION,
-        decides={"data": recipe.data.identity(), "task": task_identity(recipe)},
+        decides={"data": recipe.data.identity(), "task": plugins.identity(recipe.task.kind, tasks.KINDS, "task")},
         inputs=files,
         kind=Table,
-        make=lambda context: prepare.prepare(recipe.data, recipe.task, context),
+        make=lambda context: prepare.prepare(recipe.data, recipe.task.kind, context),
     )
 
 
@@ -380,9 +380,14 @@ def measured(recipe: Recipe, name: str, made: Line, endpoint: Serving) -> Step[T
     )
 
 
-def task_identity(recipe: Recipe) -> str:
-    """The task's kind, or the user's own task with its source's hash."""
-    return plugins.identity(recipe.task, tasks.KINDS, "task")
+def task_identity(recipe: Recipe) -> str | dict[str, object]:
+    """The task's kind, or the user's own task with its source's hash; with its options where any is not the default."""
+    kind = plugins.identity(recipe.task.kind, tasks.KINDS, "task")
+    decides = recipe.task.identity()
+    options = {
+        key: value for key, value in decides.items() if value != Task.model_fields[key].default and key != "kind"
+    }
+    return {"kind": kind, **options} if options else kind
 
 
 def view_of(recipe: Recipe, name: str) -> tuple[str | None, list[Turn]]:

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from raystill import chat, losses, metrics, models, plugins, recipe, session, storage, tasks
+from raystill import chat, losses, models, plugins, recipe, session, storage, tasks
 from raystill.artifacts import Checkpoint, File, Outcome, Table, decode, describe
 from raystill.context import Context
 from raystill.errors import DataError, Interrupted, RecipeError, StageError
@@ -63,7 +63,7 @@ def train(
     student: Checkpoint,
     trackers: Sequence[Tracker],
     context: Context,
-    task: str = "",
+    task: recipe.Task | None = None,
     prompts: Table | None = None,
 ) -> Outcome:
     """A trained student as an exported model folder, with its training curve.
@@ -109,7 +109,7 @@ def train(
         raise DataError(
             "train.early_stopping needs validation examples, and curate left none; raise data.split.validation, or remove it"
         )
-    exam = _exam(train, task, prompts, system, student) if prompts else None
+    exam = _exam(train, task, prompts, system, student) if task and prompts else None
     outcome = _fit(
         train, scored_at.get("temperature", 1.0), student, url, attempt, counts.train, exam, trackers, context
     )
@@ -189,18 +189,19 @@ def _encoded(
             yield example.split, encoded, example.weight, span
 
 
-def _exam(train: recipe.Train, task: str, prompts: Table, system: str | None, student: Checkpoint) -> "exam.Exam":
+def _exam(
+    train: recipe.Train, task: recipe.Task, prompts: Table, system: str | None, student: Checkpoint
+) -> "exam.Exam":
     """The validation prompts whose hashes are smallest, of those that can be judged and are not too long to train on."""
     from raystill.training.exam import Exam
 
     early = train.early_stopping or recipe.EarlyStopping()
     references = set(prompts.column("reference", "train", "validation")) - {None}
-    judge: tasks.Task = plugins.load(task, tasks.KINDS, "task")(references)
-    by_text = early.metric in (*metrics.TEXT, *metrics.LABELS)
+    judge = tasks.load(task, references)
     tokenizer = chat.load_tokenizer(student.folder())
 
     def askable(prompt: Prompt) -> bool:
-        judged = prompt.reference is not None if by_text else early.metric in judge.score(prompt, "")
+        judged = early.metric in tasks.metrics_of(judge, [prompt])
         asked = chat.prompt_ids(tokenizer, chat.view(prompt.messages, system, []), prompt.tools) if judged else []
         return judged and len(asked) <= train.max_length
 
@@ -208,7 +209,7 @@ def _exam(train: recipe.Train, task: str, prompts: Table, system: str | None, st
     chosen = list(itertools.islice(filter(askable, rows), early.rows))
     if not chosen:
         raise DataError(
-            f"train.early_stopping.metric: no validation row can be judged by {early.metric} of task {task}; set "
+            f"train.early_stopping.metric: no validation row can be judged by {early.metric} of task {task.kind}; set "
             "data.reference, or take metric: validation_loss"
         )
     return Exam(judge, early.metric, chosen, system, early.max_tokens)
