@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raystill import artifacts, session
+from raystill import artifacts, provenance, session
 from raystill.artifacts import Checkpoint, Manifest, Outcome
 from raystill.context import Context
 from raystill.errors import StageError
@@ -62,6 +62,15 @@ def test_what_needs_no_ray_is_made_by_the_driver(recipe: Recipe, tmp_path: Path)
     do = Runner(recipe, Lines(io.StringIO()), threading.Event(), never, tmp_path, elsewhere=never)
     do(Step("initialize", "initialize", 1, {}, {}, Checkpoint, here))
     assert len(made) == 1
+
+
+def test_a_driver_without_gpu_names_what_models_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(provenance.HARDWARE, "8 x NVIDIA-H200")
+    provenance.hardware.cache_clear()
+    try:
+        assert provenance.hardware() == "8 x NVIDIA-H200"
+    finally:
+        provenance.hardware.cache_clear()
 
 
 def test_a_cluster_that_grows_is_not_bounded_by_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:

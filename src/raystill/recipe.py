@@ -563,7 +563,8 @@ class Kubernetes(Block):
         None, "labels of the GPU nodes", "nvidia.com/gpu.product, which NVIDIA's GPU operator sets", identity=False
     )
     spot: dict[str, str] = setting(
-        {}, "label of spot nodes, e.g. {karpenter.sh/capacity-type: spot}; teachers then run there, all else never",
+        {}, "label of spot nodes, e.g. {karpenter.sh/capacity-type: spot}; teachers then run there, all else never; needs "
+        "k8s/components/spot",
         "every cloud names them differently, so teachers stay on demand", identity=False,
     )  # fmt: skip
     queue: str | None = setting(

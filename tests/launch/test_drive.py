@@ -10,6 +10,7 @@ import httpx
 import pytest
 from documents import of_stage, rendered
 
+from raystill import live, planning
 from raystill.context import Progress
 from raystill.errors import Interrupted, ResourceError, StageError
 from raystill.launch import drive
@@ -178,6 +179,34 @@ def test_an_api_server_that_stays_away_ends_the_wait(
     monkeypatch.setattr(drive, "PATIENCE_S", 0)
     with pytest.raises(StageError, match="has not answered"):
         make(httpx.Response(503), httpx.Response(503))
+
+
+def test_the_driver_makes_what_needs_no_cluster_and_calls_for_the_first_stage_that_does(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    rows = [{"id": str(i), "prompt": f"question {i}", "reference": f"answer {i}"} for i in range(40)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = {
+        "name": "n",
+        "root": str(tmp_path / "root"),
+        "task": "conversation",
+        "data": {"train": str(tmp_path / "train.jsonl"), "reference": "reference"},
+        "teacher": {"kind": "reference"},
+        "student": {"model": str(tiny_model)},
+        "evaluate": {"max_tokens": 64},
+    }
+    (tmp_path / "n.yaml").write_text(json.dumps(recipe))
+    called: list[str] = []
+
+    def elsewhere(progress: Progress, stopping: threading.Event, stage: str) -> None:
+        called.append(stage)
+        raise StageError("no cluster here")
+
+    with pytest.raises(StageError, match="no cluster here"):
+        live.run(str(tmp_path / "n.yaml"), elsewhere=elsewhere)
+    assert called == ["train"]
+    states = {step.label: step.state for step in planning.plan(str(tmp_path / "n.yaml")).steps}
+    assert [states[label] for label in ("prepare", "generate", "curate", "train student")] == ["done"] * 3 + ["to do"]
 
 
 def test_outside_a_pod_it_says_so() -> None:

@@ -4,6 +4,7 @@ A stage's RayJob has the stage's name, so a driver that starts anew finds the on
 only artifacts: a RayJob that ended without the stage's result is deleted, and made again.
 """
 
+import ssl
 import threading
 import time
 from pathlib import Path
@@ -38,8 +39,9 @@ def drive(path: str, compute: str | None) -> str:
     recipe = recipe_file.load(path, compute).recipe
     documents = render(recipe, Path(path).read_text(encoding="utf-8"))
     jobs = {doc["metadata"]["labels"]["raystill.io/stage"]: doc for doc in documents if doc["kind"] == "RayJob"}
-    with httpx.Client(base_url=API, verify=str(POD / "ca.crt"), timeout=30) as client:
-        api = Api(client, (POD / "token"))
+    trusted = ssl.create_default_context(cafile=str(POD / "ca.crt"))
+    with httpx.Client(base_url=API, verify=trusted, timeout=30, trust_env=False) as client:
+        api = Api(client, POD / "token")
 
         def elsewhere(progress: Progress, stopping: threading.Event, stage: str) -> None:
             make(api, jobs[stage], progress, stopping)
