@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 import traps
+import typer
 import yaml
 from documents import CASES, FLAGSHIP, ROOT, Doc, of_stage, rendered, values
+from pydantic import ValidationError
 
+from raystill import cli, steps
 from raystill.launch import sizes
 from raystill.launch.render import as_yaml, render
 from raystill.launch.submission import dry_run
@@ -175,6 +178,34 @@ def test_the_service_hosts_what_the_last_run_made() -> None:
     assert args["models"] == [{"name": "small", "engine": {}}, {"name": "large", "engine": {}}]
     assert args["on_gpu"] is True
     json.dumps(args)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_ray_serve_takes_the_services_configuration(case: str) -> None:
+    from ray.serve.schema import HTTPOptionsSchema, LoggingConfig, ServeApplicationSchema, ServeDeploySchema
+
+    written = yaml.safe_load(of_stage(rendered(case), "serve")["spec"]["serveConfigV2"])
+    assert ServeDeploySchema.model_validate(written).applications[0].name == "raystill"
+    # Ray passes over keys that it does not know.
+    assert written.keys() <= ServeDeploySchema.model_fields.keys()
+    assert written["http_options"].keys() <= HTTPOptionsSchema.model_fields.keys()
+    assert written["logging_config"].keys() <= LoggingConfig.model_fields.keys()
+    assert written["applications"][0].keys() <= ServeApplicationSchema.model_fields.keys()
+    with pytest.raises(ValidationError, match="proxy_location"):
+        ServeDeploySchema.model_validate(written | {"proxy_location": "Everywhere"})
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_command_line_takes_what_driver_and_stages_run(case: str) -> None:
+    documents = rendered(case)
+    driver = of_stage(documents, "driver")["spec"]["template"]["spec"]["containers"][0]["command"]
+    commands = [driver, *(doc["spec"]["entrypoint"].split(" ") for doc in documents if doc["kind"] == "RayJob")]
+    known = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    for program, verb, *arguments in commands:
+        assert program == "raystill"
+        read = known[verb].make_context(verb, list(arguments)).params
+        assert (read["recipe"], read["compute"]) == ("/etc/raystill/recipe.yaml", "/etc/raystill/compute.yaml")
+        assert verb == "drive" or read["only"] in steps.ONLY
 
 
 def test_other_recipes_have_other_configurations() -> None:
