@@ -143,13 +143,13 @@ def _tokenise(
     from raystill.training import batches, soft
 
     counts = Counts()
-    tokenizer = chat.load_tokenizer(student.folder())
+    tokenizer = chat.load_tokenizer(student.papers())
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         with (Path(folder) / soft.FILE).open("wb") as file:
             writer = None
             if targets:
                 soft.check(targets, examples, chat.fingerprint(tokenizer))
-                writer = soft.Writer(file, targets.facts["support"], models.vocabulary(student.folder()))
+                writer = soft.Writer(file, targets.facts["support"], models.vocabulary(student.papers()))
             batches.store(tokens, _encoded(train, system, examples, targets, tokenizer, writer, counts))
             counts.raised_tails = writer.raised_tails if writer else 0
         if counts.with_targets:
