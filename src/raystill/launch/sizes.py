@@ -107,11 +107,12 @@ def _scorer(recipe: Recipe) -> list[Group]:
 
 
 def _trainers(recipe: Recipe) -> Group:
-    """The fewest equal pods that hold one GPU per worker."""
+    """The fewest equal pods that hold one GPU per worker; from so many to so many where the recipe has a range."""
     node = node_of(recipe)
-    workers = recipe.compute.train.workers or node.gpus
-    each = next(n for n in range(min(node.gpus, workers), 0, -1) if workers % n == 0)
-    return Group("trainer", each, 1, workers // each, workers // each)
+    asked = recipe.compute.train.workers or node.gpus
+    least, most = asked if isinstance(asked, tuple) else (asked, asked)
+    each = next(n for n in range(min(node.gpus, most), 0, -1) if most % n == 0)
+    return Group("trainer", each, 1, -(-least // each), most // each)
 
 
 def _compared(recipe: Recipe) -> list[Group]:
