@@ -80,7 +80,7 @@ def learn(recipe: Recipe, do: Do) -> Line:
     for name, student in recipe.all_students().items():
         start = untrained(recipe, student, teacher, do)
         models["baseline" if recipe.student else f"{name}-baseline"] = start
-        models[name] = do(trained(recipe, name, student, examples, targets, start))
+        models[name] = do(trained(recipe, name, student, examples, targets, teacher, start))
     return Line(prompts, generations, examples, models, targets)
 
 
@@ -278,22 +278,40 @@ def untrained(recipe: Recipe, student: Student, teacher: Checkpoint | None, do: 
 
 
 def trained(
-    recipe: Recipe, name: str, student: Student, examples: Table, targets: Table | None, start: Checkpoint
+    recipe: Recipe,
+    name: str,
+    student: Student,
+    examples: Table,
+    targets: Table | None,
+    teacher: Checkpoint | None,
+    start: Checkpoint,
 ) -> Step[Checkpoint]:
-    """The student. Soft targets are an input only where its loss learns from them."""
+    """The student. Soft targets, or the live teacher, are an input only where its loss learns from them."""
     config = recipe.train_for(student)
     loss = config.loss.identity() | {"kind": plugins.identity(config.loss.kind, losses.KINDS, "loss")}
-    used = None if config.loss.kind == losses.TEXT else targets
+    used = None if config.loss.kind == losses.TEXT or config.teacher == "live" else targets
+    beside = beside_of(recipe.teacher, teacher) if config.teacher == "live" else None
+    shown = {"view": recipe.teacher.view()} if beside else {}
     return Step(
         label=f"train {name}",
         stage="train",
         version=train.VERSION,
-        decides={"train": config.identity() | {"loss": loss}, "system": student.system},
-        inputs={"examples": examples, "targets": used, "start": start},
+        decides={"train": config.identity() | {"loss": loss}, "system": student.system, **shown},
+        inputs={"examples": examples, "targets": used, "teacher": beside and beside.model, "start": start},
         kind=Checkpoint,
-        make=lambda context: _train(recipe, name, config, student.system, examples, used, start, context),
+        make=lambda context: _train(recipe, name, config, student.system, examples, used, beside, start, context),
         ray=True,
     )
+
+
+def beside_of(teacher: Teacher, model: Checkpoint | None) -> train.Live:
+    """The teacher that runs beside a student. Raises RecipeError for one without weights."""
+    if model is None:
+        raise RecipeError(
+            f"train.teacher: live needs a teacher with weights, and a '{teacher.kind}' teacher has none; name a teacher.model, "
+            "or take train.teacher: stored"
+        )
+    return train.Live(teacher, model)
 
 
 def _train(
@@ -303,13 +321,14 @@ def _train(
     system: str | None,
     examples: Table,
     targets: Table | None,
+    beside: train.Live | None,
     start: Checkpoint,
     context: Context,
 ) -> Outcome:
     folder = str(context.scratch) if storage.is_s3(recipe.root) else storage.join(recipe.root, "trackers")
     opened = open_trackers(recipe.trackers, folder, f"{recipe.name}-{name}")
     try:
-        return train.train(config, system, examples, targets, start, opened, context)
+        return train.train(config, system, examples, targets, start, opened, context, beside)
     finally:
         for tracker in opened:
             tracker.close()

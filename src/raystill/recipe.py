@@ -288,6 +288,10 @@ class Teacher(Block):
         engine = {k: v for k, v in self.engine.items() if k not in PLACEMENT_KEYS}
         return super().identity() | {"engine": engine}
 
+    def view(self) -> dict[str, Any]:
+        """What decides how it sees a prompt."""
+        return {k: v for k, v in self.identity().items() if k in ("system", "examples", "chat_template_kwargs")}
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if self.kind in ("vllm", "transformers") and (self.model is None) == (self.recipe is None):
@@ -382,6 +386,35 @@ class Score(Block):
         return self
 
 
+LayerMap = (
+    Literal["uniform", "last"]
+    | Annotated[list[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]], Field(min_length=1)]
+)
+LAYER_MAP = "which layers: uniform (all of the student's), last, or pairs [student's, teacher's] from 0"
+
+
+class Layers(Block):
+    """Hidden states that the student matches at each token of an answer. Needs train.teacher: live."""
+
+    weight: float = setting(1.0, "its weight beside the loss's own", "both count", gt=0)
+    measure: Literal["cosine", "mse"] = setting(
+        "cosine", "1 - cosine, or the mean squared difference", "the two sides' scales may differ"
+    )
+    map: LayerMap = setting("uniform", LAYER_MAP, "a student cut from its teacher keeps its places")
+
+
+class Attention(Block):
+    """Where the student's attention looks, held against the teacher's. Needs train.teacher: live and train.packing."""
+
+    weight: float = setting(1.0, "its weight beside the loss's own", "both count", gt=0)
+    kind: Literal["maps", "values"] = setting(
+        "values", "maps (attention, mean over heads) or values (how values resemble each other, arXiv 2012.15828)",
+        "asks for no equal heads",
+    )  # fmt: skip
+    measure: Literal["kl", "mse"] = setting("kl", "KL divergence or squared difference", "both sides are distributions")
+    map: LayerMap = setting("last", LAYER_MAP, "each layer costs a map of positions by tokens")
+
+
 class Loss(Block):
     """What the student minimises at each token of an answer."""
 
@@ -404,6 +437,8 @@ class Loss(Block):
     head: float | None = setting(
         None, "teacher's mass that adaptive_kl calls the head", "0.5, as in arXiv 2404.02657", gt=0, lt=1
     )
+    layers: Layers | None = setting(None, "hidden states to match as well", "helps students cut from their teacher")
+    attention: Attention | None = setting(None, "attention to match as well", "costs maps on both sides")
 
     @model_validator(mode="before")
     @classmethod
@@ -417,6 +452,10 @@ class Train(Block):
     """How the student learns."""
 
     loss: Loss = setting(Loss(), "what is minimised", "learns from text")
+    teacher: Literal["stored", "live"] = setting(
+        "stored", "stored (soft targets of 'score') or live (the teacher itself beside the student, on every worker)",
+        "runs the teacher once for all students and epochs",
+    )  # fmt: skip
     epochs: float = setting(3, "passes over the examples", "2-5 is usual", gt=0)
     learning_rate: float = setting(2e-5, "peak learning rate", "1e-5 to 5e-5 suits models of 1B and more", gt=0)
     batch_size: int = setting(32, "examples per optimizer step over all workers", "a usual global batch", ge=1)

@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from raystill import chat, placement, recipe
-from raystill.artifacts import Checkpoint, Outcome, Table
+from raystill import chat, placement, recipe, storage
+from raystill.artifacts import Checkpoint, Outcome, Table, describe
 from raystill.context import Context
 from raystill.errors import Interrupted, StageError
 from raystill.records import Targets
-from raystill.teachers import pool
+from raystill.teachers import pool, tokens
 from raystill.teachers import units as unit
 from raystill.teachers.fidelity import Sums
 from raystill.teachers.scorer import Scorer, scored
 from raystill.teachers.units import Done
 
-VERSION = 3
+VERSION = 4
 
 
 def score(
@@ -52,9 +52,13 @@ def score(
                 raise Interrupted("stopped; finished units are kept: run the same command to go on")
     counts = _total(done) | {"reused_units": len(reused), "units": len(units)}
     _check(counts, context.max_error_rate)
-    facts = score.identity() | {"tokenizer": chat.tokenizer_fingerprint(model.folder()), "teacher": model.fingerprint}
+    tokenizer = chat.load_tokenizer(model.folder())
+    spoken = tokens.of(tokenizer).dump()
+    storage.put_if_absent(storage.join(context.url, tokens.FILE), spoken)
+    facts = score.identity() | {"tokenizer": chat.fingerprint(tokenizer), "teacher": model.fingerprint}
     facts |= {"parts": {u.source.rpartition("/")[2]: u.name for u in units}}
-    return Outcome("targets", sorted((d.file for d in done), key=lambda f: f.path), Targets.SCHEMA, counts, facts)
+    files = [*sorted((d.file for d in done), key=lambda f: f.path), describe(tokens.FILE, spoken)]
+    return Outcome("targets", files, Targets.SCHEMA, counts, facts)
 
 
 def _advance(context: Context, done: Done) -> None:

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from raystill import recipe, targets
 from raystill.engine import context_length
-from raystill.errors import ModelError, ResourceError
+from raystill.errors import ResourceError
+from raystill.teachers import frozen
 from raystill.teachers.scorer import Asked
 
 LOGITS_BYTES = 512 << 20
@@ -34,15 +35,9 @@ class Forward:
     """One model in this process. Raises ModelError when it cannot be loaded."""
 
     def __init__(self, score: recipe.Score, teacher: recipe.Teacher, model: str) -> None:
-        from transformers import AutoModelForCausalLM
-
         self.score = score
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        try:
-            self.model = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).to(self.device).eval()
-        except (OSError, ValueError) as e:
-            raise ModelError(f"{model} cannot be loaded by transformers: {e}; check teacher.model") from e
+        self.model = frozen.load(model, self.device)
         self.vocabulary = int(self.model.config.vocab_size)
         free = torch.cuda.mem_get_info()[0] if self.device.type == "cuda" else psutil.virtual_memory().available
         self.logits_bytes = min(LOGITS_BYTES, free // 2 // COPIES)

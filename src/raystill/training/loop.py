@@ -20,8 +20,10 @@ from raystill.artifacts import Checkpoint
 from raystill.errors import RaystillError, StageError
 from raystill.training import batches, checkpoints, documents, export, zero
 from raystill.training.batches import Corpus, Micro
+from raystill.training.beside import Beside
 from raystill.training.checkpoints import Layout, Saved
 from raystill.training.learner import Learner
+from raystill.training.matching import Matching
 from raystill.training.objective import objective
 
 CHECKPOINTS = "work/checkpoints"
@@ -46,6 +48,8 @@ class Job:
     threads: int
     board: Any
     """Handle of the Board actor."""
+    live: Checkpoint | None = None
+    """The teacher that runs beside the student."""
 
 
 @dataclass
@@ -129,12 +133,23 @@ def start(job: Job) -> Worker:
         job.student.folder(), dtype=torch.bfloat16 if job.gpu else torch.float32, attn_implementation=attention
     )
     corpora = batches.fetch(storage.join(job.url, "work", job.attempt))
-    learner = Learner(model, objective(job.train.loss, job.temperature))
+    learner = Learner(model, objective(job.train.loss, job.temperature), *beside(job, model, corpora["train"], device))
     learner.look(shortest(corpora["train"], job.train.packing, torch.device("cpu")))
     workers, parameters = dist.get_world_size(), model.num_parameters()
     settings = zero.settings(job.compute.zero, job.train.clip, workers, parameters, job.gpu, job.train.deepspeed)
-    engine, *_ = deepspeed.initialize(model=learner, optimizer=optimizer(model, job.train), config=settings)
+    engine, *_ = deepspeed.initialize(model=learner, optimizer=optimizer(learner, job.train), config=settings)
     return Worker(job, engine, parameters, corpora, device, dist.get_rank(), workers)
+
+
+def beside(job: Job, student: Any, corpus: Corpus, device: torch.device) -> tuple[Beside | None, Matching | None]:
+    """The live teacher, if there is one, and what of its layers the student matches."""
+    view = shortest(corpus, job.train.packing, device).view
+    if job.live is None or view is None:
+        return None, None
+    teacher, loss = Beside(job.live.folder(), device, view), job.train.loss
+    if not (loss.layers or loss.attention):
+        return teacher, None
+    return teacher, Matching(loss, *(model.config.get_text_config() for model in (student, teacher.model)))
 
 
 def shortest(corpus: Corpus, packing: bool, device: torch.device) -> Micro:
