@@ -162,6 +162,29 @@ def test_what_a_live_teacher_cannot_do_is_found(
     assert fix in problems(found)
 
 
+def test_teachers_that_cannot_be_mixed_are_found(tmp_path: Path) -> None:
+    def plan(**changes: str) -> str:
+        path = recipe(tmp_path, **changes)
+        text = Path(path).read_text().replace("teacher: {kind: reference}", f"teachers: {{{teachers}}}")
+        Path(path).write_text(text)
+        return problems(planning.plan(path).problems)
+
+    for name, end in (("a", 2), ("b", 2), ("c", 3)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text('{"num_attention_heads": 4}')
+        tokens = {"model": {"vocab": {"x": 0, "y": 1}}, "added_tokens": [{"content": "<end>", "id": end}]}
+        (tmp_path / name / "tokenizer.json").write_text(json.dumps(tokens))
+    models = (f"{n}: {{kind: transformers, model: {tmp_path / n}}}" for n in "abc")
+    teachers = ", ".join([*models, "d: {kind: reference}"])
+    assert plan(score="{mixture: {a: 1, b: 2}}") == ""
+    assert "c has another tokenizer than a" in plan(score="{mixture: {a: 1, c: 1}}")
+    assert "a 'reference' teacher has none" in plan(score="{mixture: {a: 1, d: 1}}")
+    assert "names no teacher of this recipe: e" in plan(score="{mixture: {a: 1, e: 1}}")
+    assert "takes two teachers and more" in plan(score="{mixture: {a: 1}}")
+    assert "write kind: transformers" in plan(score="{kind: vllm, mixture: {a: 1, b: 1}}")
+    assert "greater than 0" in plan(score="{mixture: {a: 1, b: 0}}")
+
+
 def test_a_live_teacher_is_an_input_of_training_and_its_cost_is_said(tmp_path: Path) -> None:
     teacher = {"teacher": f"{{kind: transformers, model: {tmp_path / 'model'}}}"}
     asked = {"stored": "{}"} | {"live": LIVE.format("layers: {}, attention: {kind: maps}")}

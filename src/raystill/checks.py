@@ -33,7 +33,7 @@ from raystill.training import layermap, pairs, zero
 def check(located: Located) -> list[Problem]:
     """All mistakes, in the order of the recipe's own keys."""
     found: list[Problem] = []
-    for look in (_plugins, _data, _teacher, _endpoint, _students, _losses, _comparable, _owned, _root):
+    for look in (_plugins, _data, _teacher, _endpoint, _students, _losses, _mixture, _comparable, _owned, _root):
         found += look(located)
     # Students that share a block share its mistakes.
     return list(dict.fromkeys(found))
@@ -196,6 +196,22 @@ def _losses(located: Located) -> Iterator[Problem]:
     if score and all(t.teacher == "live" for t in _trains(recipe)):
         what = "nothing reads what score would store: every student learns from the live teacher"
         yield Problem(located.where("score"), what, "remove it, or train: {teacher: stored}")
+
+
+def _mixture(located: Located) -> Iterator[Problem]:
+    """Teachers whose distributions cannot be mixed."""
+    recipe = located.recipe
+    asked = recipe.all_teachers()
+    names = list(recipe.score.mixture) if recipe.score else []
+    known = {name: models.token_ids(asked[name].model or "") for name in names}
+    for name in names:
+        where = located.where("score", "mixture", name)
+        if asked[name].model is None and asked[name].recipe is None:
+            what = f"a mixture needs each teacher's weights, and a '{asked[name].kind}' teacher has none"
+            yield Problem(where, what, "name teachers with a model, or remove it from the mixture")
+        elif known[names[0]] and known[name] and known[name] != known[names[0]]:
+            what = f"{name} has another tokenizer than {names[0]}, so their distributions are about different things"
+            yield Problem(where, what, "mix teachers of one family, or remove it from the mixture")
 
 
 def _trains(recipe: Recipe) -> list[Train]:

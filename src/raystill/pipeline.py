@@ -75,7 +75,7 @@ def learn(recipe: Recipe, do: Do) -> Line:
     teacher = next(iter(weights.values()))
     generations = asked_all(recipe, prompts, weights, do)
     examples = do(curated(recipe, generations))
-    targets = do(scored(recipe, recipe.score, teacher, examples)) if recipe.score else None
+    targets = do(scored(recipe, recipe.score, weights, examples)) if recipe.score else None
     models = {"teacher": teacher} if teacher else {}
     for name, student in recipe.all_students().items():
         start = untrained(recipe, student, teacher, do)
@@ -234,21 +234,30 @@ def curated(recipe: Recipe, generations: Mapping[str, Table]) -> Step[Table]:
     )
 
 
-def scored(recipe: Recipe, config: Score, teacher: Checkpoint | None, examples: Table) -> Step[Table]:
-    """What the teacher thinks of every token of the examples' answers."""
-    if teacher is None:
-        raise RecipeError(
-            f"score needs a teacher with weights, and a '{recipe.teacher.kind}' teacher has none; remove 'score', or name "
-            "a teacher.model"
-        )
+def scored(recipe: Recipe, config: Score, weights: Mapping[str, Checkpoint | None], examples: Table) -> Step[Table]:
+    """What the teacher, or a mixture of several, thinks of every token of the examples' answers."""
+    asked = recipe.all_teachers()
+    voices = []
+    for name in config.mixture or [next(iter(asked))]:
+        if (model := weights[name]) is None:
+            raise RecipeError(
+                f"score needs a teacher with weights, and a '{asked[name].kind}' teacher has none; remove 'score', or name "
+                "a teacher.model"
+            )
+        voices.append((asked[name], model))
+    (teacher, model), *further = voices
     return Step(
         label="score",
         stage="score",
         version=score.VERSION,
-        decides={"score": config.identity(), "teacher": recipe.teacher.identity()},
-        inputs={"examples": examples, "teacher": teacher},
+        decides={
+            "score": config.identity(),
+            "teacher": teacher.identity(),
+            "further": [other.identity() for other, _ in further],
+        },
+        inputs={"examples": examples, "teacher": model, **{f"teacher {i}": m for i, (_, m) in enumerate(further, 2)}},
         kind=Table,
-        make=lambda context: score.score(config, recipe.teacher, teacher, examples, context),
+        make=lambda context: score.score(config, teacher, model, examples, context, further),
         ray=True,
     )
 
@@ -297,7 +306,7 @@ def trained(
         stage="train",
         version=train.VERSION,
         decides={"train": config.identity() | {"loss": loss}, "system": student.system, **shown},
-        inputs={"examples": examples, "targets": used, "teacher": beside and beside.model, "start": start},
+        inputs={"examples": examples, "targets": used, "teacher": beside.model if beside else None, "start": start},
         kind=Checkpoint,
         make=lambda context: _train(recipe, name, config, student.system, examples, used, beside, start, context),
         ray=True,

@@ -376,9 +376,25 @@ class Score(Block):
     draws: int = setting(12, "draws per position for sampled", "unbiased; enough in arXiv 2503.16870", ge=1, le=65535)
     temperature: float = setting(1.0, "softness of the stored distribution", "as the teacher is", gt=0, le=20)
     seed: int = setting(0, "seed of the draws", "repeatable", ge=0)
+    mixture: dict[Name, Annotated[float, Field(gt=0)]] = setting(
+        {}, "teachers and their weights, whose distributions are mixed token by token: {large: 2, expert: 1}",
+        "the first teacher alone",
+    )  # fmt: skip
+
+    def identity(self) -> dict[str, Any]:
+        """Its identity; a teacher's name is none, its share is."""
+        total = sum(self.mixture.values())
+        return super().identity() | {"mixture": [weight / total for weight in self.mixture.values()]}
 
     @model_validator(mode="after")
     def _can_be_had(self) -> Self:
+        if len(self.mixture) == 1:
+            raise ValueError("'mixture' takes two teachers and more; e.g. mixture: {large: 2, expert: 1}, or remove it")
+        if self.mixture and self.kind == "vllm":
+            raise ValueError(
+                "a mixture needs every teacher's whole distribution, and vLLM gives the likeliest tokens alone; "
+                "write kind: transformers"
+            )
         if self.kind == "vllm" and (self.support == "sampled" or self.temperature != 1):
             raise ValueError(
                 "vLLM gives top_k at temperature 1 alone; for draws or another temperature, kind: transformers"
@@ -628,6 +644,11 @@ class Recipe(Block):
     def _one_student_form(self) -> Self:
         if (self.student is None) == (not self.students):
             raise ValueError("a recipe needs exactly one of 'student' and 'students'")
+        if self.score and (gone := set(self.score.mixture) - set(self.all_teachers())):
+            raise ValueError(
+                f"score.mixture names no teacher of this recipe: {', '.join(sorted(gone))}; "
+                f"there are: {', '.join(self.all_teachers())}"
+            )
         if clash := {"teacher", "baseline"} & set(self.students):
             raise ValueError(f"'{clash.pop()}' is a fixed name in the report; call the student something else")
         if clash := set(self.teachers) & set(self.students):

@@ -83,9 +83,10 @@ def attend(
 ) -> tuple[Tensor, None]:
     """transformers' attention function: H heads over K key-value heads, T tokens. Returns [1, T, H, d]."""
     query_THd, key_TKd, value_TKd = (x[0].transpose(0, 1) for x in (query_1HTd, key_1KTd, value_1KTd))
-    if taps and module.layer_idx in taps.layers:
+    layer: Any = module.layer_idx
+    if taps and layer in taps.layers:
         scale = scaling or query_THd.shape[-1] ** -0.5
-        taps.heads[int(module.layer_idx)] = Heads(query_THd, key_TKd, value_TKd, scale, sliding_window)
+        taps.heads[layer] = Heads(query_THd, key_TKd, value_TKd, scale, sliding_window)
     repeats = query_THd.shape[1] // key_TKd.shape[1]
     if repeats > 1:
         key_TKd, value_TKd = key_TKd.repeat_interleave(repeats, 1), value_TKd.repeat_interleave(repeats, 1)

@@ -28,11 +28,7 @@ class Matching(torch.nn.Module):
         # As many heads as the paper's where both sides have as many; else the most that divide both sides' values.
         self.groups = math.gcd(*(getattr(c, "num_key_value_heads", c.num_attention_heads) for c in (student, teacher)))
         ours, theirs = student.hidden_size, teacher.hidden_size
-        self.projections = torch.nn.ModuleList(
-            torch.nn.Linear(ours, theirs, bias=False) for _ in self.hidden if ours != theirs
-        )
-        for projection in self.projections:
-            torch.nn.init.orthogonal_(projection.weight)
+        self.projections = torch.nn.ModuleList(_projection(ours, theirs) for _ in self.hidden if ours != theirs)
 
     def forward(self, ours: Positions, theirs: Positions, view: View) -> Tensor:
         """loss_N in float32, weighted; 0 where the teacher says nothing."""
@@ -60,10 +56,17 @@ class Matching(torch.nn.Module):
         """The distance of two layers' maps or value relations, at each of an example's supervised positions."""
         assert self.attention
         queries = pair.supervised.stop - pair.supervised.start
-        sides = [
+        teacher_HQC, student_HQC = (
             relations.maps(heads, at, queries, pair.shared)
             if self.attention.kind == "maps"
             else relations.values(heads, at, queries, pair.shared, self.groups)
             for heads, at in ((theirs, pair.theirs), (ours, pair.ours))
-        ]
-        return relations.divergence(*sides, self.attention.measure)
+        )
+        return relations.divergence(teacher_HQC, student_HQC, self.attention.measure)
+
+
+def _projection(ours: int, theirs: int) -> torch.nn.Linear:
+    """At first a rotation, with zeros or a cut: it keeps what the student's hidden states say of each other."""
+    made = torch.nn.Linear(ours, theirs, bias=False)
+    torch.nn.init.orthogonal_(made.weight)
+    return made

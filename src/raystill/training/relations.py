@@ -37,7 +37,7 @@ def values(heads: Heads, at: slice, queries: int, shared: int, groups: int) -> T
 
     softmax of v v^T / sqrt(d), with all of a layer's values cut anew into G heads, so that the sides may differ in their own.
     """
-    value_KGd = heads.value_TKd[at].flatten(1).unflatten(1, (groups, -1))
+    value_KGd = heads.value_TKd[at].reshape(at.stop - at.start, groups, -1)
     return _relation(value_KGd[-queries:], value_KGd, value_KGd.shape[-1] ** -0.5, shared)
 
 

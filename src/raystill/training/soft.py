@@ -156,7 +156,7 @@ def nothing(tokens: int, like: NDArray[Any]) -> NDArray[Any]:
 
 def says(rows: NDArray[Any]) -> NDArray[np.bool_]:
     """Which records say anything."""
-    said_T: NDArray[np.bool_] = (rows["logprobs"] > ABSENT).any(1)
+    said_T: NDArray[np.bool_] = np.any(rows["logprobs"] > ABSENT, axis=1)
     return said_T
 
 
@@ -167,7 +167,7 @@ def mass(rows: NDArray[Any]) -> float:
 
 def lists(rows: NDArray[Any]) -> NDArray[np.bool_]:
     """Which records list any id."""
-    listed_T: NDArray[np.bool_] = (rows["logprobs"][:, :-1] > ABSENT).any(1)
+    listed_T: NDArray[np.bool_] = np.any(rows["logprobs"][:, :-1] > ABSENT, axis=1)
     return listed_T
 
 
