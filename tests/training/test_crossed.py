@@ -121,6 +121,7 @@ def test_an_answer_that_differs_is_aligned_up_to_there() -> None:
     assert crossed.aligned(known, [0, 1, 5, 3], other, [0, 3, 4]) == [(0, 0), (3, 2)]  # bc is one token over there
     assert crossed.aligned(known, [2, 5, 3], other, [0, 1, 2, 4]) == [(1, 2), (2, 3)]
     assert crossed.aligned(known, [4, 1, 3], other, [0, 1, 4]) == [(1, 1), (2, 2)]  # " a" is not "a"
+    assert crossed.aligned(known, [4, 1, 3], known, [4, 1, 3]) == [(0, 0), (1, 1), (2, 2)]
     assert crossed.aligned(known, [0, 1, 1, 3], other, [0, 1, 2, 4]) == [(0, 0), (1, 1)]
     assert crossed.aligned(known, [0, 1], other, [0, 1, 4]) == [(0, 0), (1, 1)]
     assert crossed.aligned(known, [3], other, []) == []

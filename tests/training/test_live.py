@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import build_tiny_model
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig
 
 from raystill import chat, plugins, recipe
@@ -35,6 +36,18 @@ STUDENT = LlamaConfig(**SHAPE, num_hidden_layers=2)
 TEACHER = LlamaConfig(**SHAPE | {"hidden_size": 48, "head_dim": 12, "vocab_size": 97}, num_hidden_layers=5)
 # A system prompt that only the teacher sees, the student's own one, none at all, and an earlier turn that carries loss
 PROMPTS = [([3, 4, 5, 6, 7, 8], [6, 7, 8]), ([1, 9, 7], [2, 2, 9, 7]), ([5, 6], [5, 6]), ([8, 8, 8, 4], [8, 8, 8, 4])]
+
+
+class Largest(TorchDispatchMode):
+    """Notes the largest tensor that is made, in bytes."""
+
+    nbytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for made in out if isinstance(out, tuple | list) else [out]:
+            self.nbytes = max(self.nbytes, made.nbytes if isinstance(made, Tensor) else 0)
+        return out
 
 
 def corpus(folder: Path) -> batches.Corpus:
@@ -275,6 +288,26 @@ def test_capped_logits_of_a_teacher_are_what_its_model_gives(tmp_path: Path) -> 
         whole = teacher(**micro.view.inputs).logits[0, micro.view.columns_N]
     torch.testing.assert_close(found.logits(slice(None)), whole)
     assert found.layers[0].shape == (5, 32) and set(found.heads) == {0}
+
+
+def test_logits_of_all_positions_never_exist_on_either_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vocabulary, n, chunk = 2000, 80, 8
+    configs = [
+        LlamaConfig(**SHAPE | {"vocab_size": vocabulary, "hidden_size": h}, num_hidden_layers=1) for h in (32, 48)
+    ]
+    student, teacher = (AutoModelForCausalLM.from_config(c, attn_implementation=documents.register()) for c in configs)
+    ids = list(range(3, 3 + n + 2))
+    batches.store(str(tmp_path), [("train", Encoded(ids, [False] * 2 + [True] * n), 1.0, Span(0, 0, n))])
+    np.array([len(ids), *ids], "<i4").tofile(tmp_path / live.FILE)
+    micro = batches.micro(batches.read(tmp_path)["train"], [0], True, CPU)
+    assert micro.view
+    model = beside(teacher.eval().requires_grad_(False), micro.view)
+    learner = Learner(student, objective(recipe.Loss(kind="reverse_kl"), 1.0), model)
+    learner.look(micro)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 4 * vocabulary * chunk)
+    with Largest() as seen:
+        learner(micro).backward()
+    assert seen.nbytes == 4 * vocabulary * 48 < 4 * vocabulary * n  # the teacher's head, transposed or not
 
 
 @pytest.mark.parametrize("sizes", [(9, 12), (12, 9)])

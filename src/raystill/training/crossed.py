@@ -74,10 +74,9 @@ def shared_numbers(theirs: Tokens, ours: Tokens) -> NDArray[np.int32]:
 def aligned(ours: Tokens, our_ids: Sequence[int], theirs: Tokens, their_ids: Sequence[int]) -> list[tuple[int, int]]:
     """Places in two tokenizations of one answer where both write the same bytes as one token, behind the same bytes."""
     (our_text, our_ends), (their_text, their_ends) = _read(ours, our_ids), _read(theirs, their_ids)
-    # Some tokenizers put a space before whatever they read; the token with it stands for other bytes.
-    spare = [
-        int(a.startswith(b" ") and not b.startswith(b" ")) for a, b in ((our_text, their_text), (their_text, our_text))
-    ]
+    # A store keeps the space that a tokenizer or a teacher put before an answer; a token with it stands for other bytes.
+    spare = [len(text) - len(text.lstrip()) for text in (our_text, their_text)]
+    spare = [0, 0] if our_text[: spare[0]] == their_text[: spare[1]] else spare
     our_text, their_text = our_text[spare[0] :], their_text[spare[1] :]
     differ = next((i for i, (a, b) in enumerate(zip(our_text, their_text, strict=False)) if a != b), None)
     same = min(len(our_text), len(their_text)) if differ is None else differ
