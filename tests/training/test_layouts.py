@@ -21,6 +21,7 @@ EXAMPLES, STEPS = 16, 3
 LOSSES = {
     "top-k": {"kind": "jensen_shannon", "alpha": 0.7},
     "draws": {"kind": "forward_kl"},
+    "carried": {"kind": "forward_kl", "alpha": 0.7},
     "live": {"kind": "reverse_kl", "alpha": 0.7, "layers": {"measure": "mse"}},
     "attention": {"attention": {"kind": "maps", "map": "uniform"}, "layers": {"map": "last"}},
 }
@@ -38,6 +39,8 @@ LAYOUTS = [
 def store(folder: Path, kind: str, vocabulary: int) -> None:
     """Examples of unequal lengths, a third of them without targets for their last token."""
     rng = np.random.default_rng(0)
+    # As from another tokenizer, which lacks some of the ids and writes some tokens otherwise.
+    numbers = np.where(np.arange(vocabulary) < vocabulary - 60, np.arange(vocabulary), -1)
     with (folder / (live.FILE if kind in LIVE else soft.FILE)).open("wb") as file:
         seen = 0
         writer = soft.Writer(file, "top_k" if kind == "top-k" else "sampled", vocabulary)
@@ -65,9 +68,16 @@ def store(folder: Path, kind: str, vocabulary: int) -> None:
                     offsets = np.cumsum([0, *(len(unique) for unique, _ in drawn)])
                     unique, counts = (np.concatenate(parts) for parts in zip(*drawn, strict=True))
                     packed = targets.pack_sampled(unique, counts, offsets, vocabulary)
+                if kind == "carried":
+                    rows = soft.renumbered(soft.of_draws(packed), numbers)
+                    rows[i % 3 :: 4] = soft.nothing(len(rows[i % 3 :: 4]), rows)
+                    yield "train", encoded, 1.0 + i % 2, writer.keep(rows, 0)
+                    continue
                 yield "train", encoded, 1.0 + i % 2, writer(Targets("", "", 0, "train", ids, packed), encoded)
 
         batches.store(str(folder), made())
+    if kind == "carried":
+        (numbers < 0).astype(np.uint8).tofile(folder / soft.BEYOND)
 
 
 def learn(rank: int, folder: str, model: str, teacher: str, workers: int, layouts: list[Any]) -> None:
