@@ -9,7 +9,7 @@ from raystill import artifacts, chat, engine, losses, models, sources, storage
 from raystill.artifacts import Table
 from raystill.errors import RaystillError
 from raystill.planning import Plan
-from raystill.recipe import Cut, Recipe
+from raystill.recipe import Cut, Lora, Recipe, Student
 from raystill.records import Message, Prompt
 from raystill.teachers import tokens
 
@@ -43,6 +43,8 @@ def examine(plan: Plan) -> Iterator[Finding]:
             yield _look(f"{name} sits beside its teacher: one tokenizer", _same_tokens, plan, own)
         elif train.loss.kind != losses.TEXT and recipe.teacher.model:
             yield _look(f"{name} reads the teacher's soft targets: tokens in common", _common_tokens, plan, own)
+        if train.lora:
+            yield _look(f"{name}: what LoRA trains beside", _adapted, plan, student, train.lora)
 
 
 def _look(what: str, act: Callable[..., object], *arguments: Any) -> Finding:
@@ -111,6 +113,17 @@ def _common_tokens(plan: Plan, student: str) -> None:
             f"none of the teacher's {len(theirs.text)} tokens is known to stand for the same text as one of {student}'s, so "
             f"nothing of its soft targets could be carried over; take loss: {{kind: {losses.TEXT}}}, which learns from text"
         )
+
+
+def _adapted(plan: Plan, student: Student, lora: Lora) -> None:
+    """Raise when LoRA's targets are no layers of the student."""
+    from raystill.training import adapters
+
+    own = student.init.from_ if isinstance(student.init, Cut) else student.model
+    teacher = plan.recipe.teacher.model if plan.recipe else None
+    model = teacher if own == "teacher" else own
+    if plan.recipe and model:
+        adapters.targets(adapters.blank(models.resolve(model, plan.recipe.root, offline=False).folder()), lora)
 
 
 def _fit(plan: Plan, role: str, model: str) -> None:

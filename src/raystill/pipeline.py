@@ -80,7 +80,7 @@ def learn(recipe: Recipe, do: Do) -> Line:
     for name, student in recipe.all_students().items():
         start = untrained(recipe, student, teacher, do)
         models["baseline" if recipe.student else f"{name}-baseline"] = start
-        models[name] = do(trained(recipe, name, student, examples, targets, teacher, start))
+        models[name] = do(trained(recipe, name, student, prompts, examples, targets, teacher, start))
     return Line(prompts, generations, examples, models, targets)
 
 
@@ -290,25 +290,37 @@ def trained(
     recipe: Recipe,
     name: str,
     student: Student,
+    prompts: Table,
     examples: Table,
     targets: Table | None,
     teacher: Checkpoint | None,
     start: Checkpoint,
 ) -> Step[Checkpoint]:
-    """The student. Soft targets, or the live teacher, are an input only where its loss learns from them."""
+    """The student. Soft targets or the live teacher are an input only where its loss learns from them, and prompts where it
+    answers them."""
     config = recipe.train_for(student)
     loss = config.loss.identity() | {"kind": plugins.identity(config.loss.kind, losses.KINDS, "loss")}
     used = None if config.loss.kind == losses.TEXT or config.teacher == "live" else targets
     beside = beside_of(recipe.teacher, teacher) if config.teacher == "live" else None
+    by_answers = config.early_stopping is not None and config.early_stopping.by_answers
+    asked, judged = (prompts, {"task": task_identity(recipe)}) if by_answers else (None, {})
     shown = {"view": recipe.teacher.view()} if beside else {}
     return Step(
         label=f"train {name}",
         stage="train",
         version=train.VERSION,
-        decides={"train": config.identity() | {"loss": loss}, "system": student.system, **shown},
-        inputs={"examples": examples, "targets": used, "teacher": beside.model if beside else None, "start": start},
+        decides={"train": config.identity() | {"loss": loss}, "system": student.system, **judged, **shown},
+        inputs={
+            "examples": examples,
+            "targets": used,
+            "teacher": beside.model if beside else None,
+            "start": start,
+            "prompts": asked,
+        },
         kind=Checkpoint,
-        make=lambda context: _train(recipe, name, config, student.system, examples, used, beside, start, context),
+        make=lambda context: _train(
+            recipe, name, config, student.system, examples, used, beside, start, asked, context
+        ),
         ray=True,
     )
 
@@ -332,12 +344,13 @@ def _train(
     targets: Table | None,
     beside: train.Live | None,
     start: Checkpoint,
+    asked: Table | None,
     context: Context,
 ) -> Outcome:
     folder = str(context.scratch) if storage.is_s3(recipe.root) else storage.join(recipe.root, "trackers")
     opened = open_trackers(recipe.trackers, folder, f"{recipe.name}-{name}")
     try:
-        return train.train(config, system, examples, targets, start, opened, context, beside)
+        return train.train(config, system, examples, targets, start, opened, context, recipe.task, asked, beside)
     finally:
         for tracker in opened:
             tracker.close()

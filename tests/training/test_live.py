@@ -261,6 +261,26 @@ def test_loss_and_gradient_are_those_of_whole_distributions_in_float64(
     assert not any("teacher" in name for name, _ in learner.named_parameters())
 
 
+@pytest.mark.parametrize("case", ["mse", "maps", "values"])
+def test_activations_that_are_computed_again_change_nothing(case: str, tmp_path: Path) -> None:
+    of, loss = corpus(tmp_path), recipe.Loss.model_validate(LOSSES[case])
+    micro = batches.micro(of, [3, 2, 1, 0, 4], True, CPU)
+    assert micro.view
+    found = []
+    for again in (False, True):
+        student, teacher = models()
+        learner = Learner(student, objective(loss, 1.0), beside(teacher, micro.view), Matching(loss, STUDENT, TEACHER))
+        learner.look(micro)
+        if again:
+            student.gradient_checkpointing_enable({"use_reentrant": False})
+            assert student.is_gradient_checkpointing and student.training
+        value = learner(micro)
+        value.backward()
+        found.append([value.detach(), *(p.grad for p in student.parameters())])
+    for kept, again in zip(*found, strict=True):
+        torch.testing.assert_close(again, kept)
+
+
 def test_a_micro_batch_without_examples_still_reaches_every_parameter(tmp_path: Path) -> None:
     of, loss = corpus(tmp_path), recipe.Loss.model_validate({**LOSSES["mse"], "attention": {}})
     student, teacher = models()

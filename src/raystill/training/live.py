@@ -18,7 +18,7 @@ from raystill import chat, engine, recipe
 from raystill.chat import Encoded
 from raystill.errors import ModelError
 from raystill.records import Example
-from raystill.training.documents import groups
+from raystill.training.documents import packed
 from raystill.training.soft import Span, answer_tokens
 
 FILE = "seen.bin"
@@ -117,7 +117,7 @@ def view(
     inputs = {
         "input_ids": torch.as_tensor(np.concatenate(rows).astype(np.int64)[None]).to(device),
         "position_ids": torch.as_tensor(np.concatenate([np.arange(len(r)) for r in rows])[None]).to(device),
-        "documents": groups([len(r) for r in rows], device),
+        "documents": packed([len(r) for r in rows], device),
         "use_cache": False,
     }
     given = torch.as_tensor(given_N).to(device, torch.float32)
