@@ -136,9 +136,74 @@ def test_a_loss_is_held_against_the_targets_to_be_scored(tmp_path: Path) -> None
     assert "tokenizer" not in found
     tokens["added_tokens"][0]["id"] = 3  # type: ignore[index]
     (teacher / "tokenizer.json").write_text(json.dumps(tokens))
-    path = recipe(tmp_path, **given, train="{loss: {kind: forward_kl}}")
-    assert "has another tokenizer; take a student" in problems(planning.plan(path).problems).replace("\n    ", "; ")
+    assert not planning.plan(recipe(tmp_path, **given, train="{loss: {kind: forward_kl}}")).problems
+    path = recipe(tmp_path, teacher=given["teacher"], train="{teacher: live, loss: {kind: forward_kl}}")
+    assert "has another tokenizer than" in problems(planning.plan(path).problems)
     assert not planning.plan(recipe(tmp_path, **given)).problems
+
+
+LIVE = "{{teacher: live, loss: {{{}}}}}"
+
+
+@pytest.mark.parametrize(
+    ("loss", "more", "says", "fix"),
+    [
+        ("kind: forward_kl", {"teacher": "{kind: reference}"}, "a 'reference' teacher has none", "teacher.model"),
+        ("kind: forward_kl", {"score": "{k: 20}"}, "nothing reads what score would store", "remove it"),
+        ("kind: cross_entropy", {}, "nothing asks the live teacher", "kind: forward_kl"),
+        ("layers: {map: [[0, 1], [1, 7]]}", {}, "map names layers [[1, 7]]", "map: uniform"),
+        ("attention: {map: [[2, 1]]}", {}, "the student has 0 to 1", "map: uniform"),
+        ("layers: {map: [[-1, 0]]}", {}, "greater than or equal to 0", ""),
+    ],
+)
+def test_what_a_live_teacher_cannot_do_is_found(
+    tmp_path: Path, loss: str, more: dict[str, str], says: str, fix: str
+) -> None:
+    teacher = {"teacher": f"{{kind: transformers, model: {tmp_path / 'model'}}}"}
+    found = planning.plan(recipe(tmp_path, **teacher | more, train=LIVE.format(loss))).problems
+    assert says in problems(found)
+    assert fix in problems(found)
+
+
+def test_teachers_that_cannot_be_mixed_are_found(tmp_path: Path) -> None:
+    def plan(**changes: str) -> str:
+        path = recipe(tmp_path, **changes)
+        text = Path(path).read_text().replace("teacher: {kind: reference}", f"teachers: {{{teachers}}}")
+        Path(path).write_text(text)
+        return problems(planning.plan(path).problems)
+
+    for name, end in (("a", 2), ("b", 2), ("c", 3)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text('{"num_attention_heads": 4}')
+        tokens = {"model": {"vocab": {"x": 0, "y": 1}}, "added_tokens": [{"content": "<end>", "id": end}]}
+        (tmp_path / name / "tokenizer.json").write_text(json.dumps(tokens))
+    models = (f"{n}: {{kind: transformers, model: {tmp_path / n}}}" for n in "abc")
+    teachers = ", ".join([*models, "d: {kind: reference}"])
+    assert plan(score="{mixture: {a: 1, b: 2}}") == ""
+    assert "c has another tokenizer than a" in plan(score="{mixture: {a: 1, c: 1}}")
+    assert "a 'reference' teacher has none" in plan(score="{mixture: {a: 1, d: 1}}")
+    assert "names no teacher of this recipe: e" in plan(score="{mixture: {a: 1, e: 1}}")
+    assert "takes two teachers and more" in plan(score="{mixture: {a: 1}}")
+    assert "write kind: transformers" in plan(score="{kind: vllm, mixture: {a: 1, b: 1}}")
+    assert "greater than 0" in plan(score="{mixture: {a: 1, b: 0}}")
+
+
+def test_a_live_teacher_is_an_input_of_training_and_its_cost_is_said(tmp_path: Path) -> None:
+    teacher = {"teacher": f"{{kind: transformers, model: {tmp_path / 'model'}}}"}
+    asked = {"stored": "{}"} | {"live": LIVE.format("layers: {}, attention: {kind: maps}")}
+    made = {name: planning.plan(recipe(tmp_path, **teacher, train=train)) for name, train in asked.items()}
+    assert not made["live"].problems
+    assert not made["stored"].needs
+    assert (
+        "holds the whole teacher" in made["live"].needs[0] and "computed twice on both sides" in made["live"].needs[1]
+    )
+    labels = [step.label for step in made["live"].steps]
+    assert "score" not in labels and "train student" in labels
+    seen = planning.plan(
+        recipe(tmp_path, **{**teacher, "teacher": teacher["teacher"][:-1] + ", system: Brief.}"}, train=asked["live"])
+    )
+    trained = [next(s.fingerprint for s in m.steps if s.label == "train student") for m in (made["live"], seen)]
+    assert trained[0] != trained[1]
 
 
 @pytest.mark.parametrize(

@@ -379,6 +379,10 @@ class Teacher(Block):
         engine = {k: v for k, v in self.engine.items() if k not in PLACEMENT_KEYS}
         return super().identity() | {"engine": engine}
 
+    def view(self) -> dict[str, Any]:
+        """What decides how it sees a prompt."""
+        return {k: v for k, v in self.identity().items() if k in ("system", "examples", "chat_template_kwargs")}
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if self.kind in ("vllm", "transformers") and (self.model is None) == (self.recipe is None):
@@ -465,14 +469,59 @@ class Score(Block):
     draws: int = setting(12, "draws per position for sampled", "unbiased; enough in arXiv 2503.16870", ge=1, le=65535)
     temperature: float = setting(1.0, "softness of the stored distribution", "as the teacher is", gt=0, le=20)
     seed: int = setting(0, "seed of the draws", "repeatable", ge=0)
+    mixture: dict[Name, Annotated[float, Field(gt=0)]] = setting(
+        {}, "teachers and their weights, whose distributions are mixed token by token: {large: 2, expert: 1}",
+        "the first teacher alone",
+    )  # fmt: skip
+
+    def identity(self) -> dict[str, Any]:
+        """Its identity; a teacher's name is none, its share is."""
+        total = sum(self.mixture.values())
+        return super().identity() | {"mixture": [weight / total for weight in self.mixture.values()]}
 
     @model_validator(mode="after")
     def _can_be_had(self) -> Self:
+        if len(self.mixture) == 1:
+            raise ValueError("'mixture' takes two teachers and more; e.g. mixture: {large: 2, expert: 1}, or remove it")
+        if self.mixture and self.kind == "vllm":
+            raise ValueError(
+                "a mixture needs every teacher's whole distribution, and vLLM gives the likeliest tokens alone; "
+                "write kind: transformers"
+            )
         if self.kind == "vllm" and (self.support == "sampled" or self.temperature != 1):
             raise ValueError(
                 "vLLM gives top_k at temperature 1 alone; for draws or another temperature, kind: transformers"
             )
         return self
+
+
+LayerMap = (
+    Literal["uniform", "last"]
+    | Annotated[list[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]], Field(min_length=1)]
+)
+LAYER_MAP = "which layers: uniform (all of the student's), last, or pairs [student's, teacher's] from 0"
+
+
+class Layers(Block):
+    """Hidden states that the student matches at each token of an answer. Needs train.teacher: live."""
+
+    weight: float = setting(1.0, "its weight beside the loss's own", "both count", gt=0)
+    measure: Literal["cosine", "mse"] = setting(
+        "cosine", "1 - cosine, or the mean squared difference", "the two sides' scales may differ"
+    )
+    map: LayerMap = setting("uniform", LAYER_MAP, "a student cut from its teacher keeps its places")
+
+
+class Attention(Block):
+    """Where the student's attention looks, held against the teacher's. Needs train.teacher: live and train.packing."""
+
+    weight: float = setting(1.0, "its weight beside the loss's own", "both count", gt=0)
+    kind: Literal["maps", "values"] = setting(
+        "values", "maps (attention, mean over heads) or values (how values resemble each other, arXiv 2012.15828)",
+        "asks for no equal heads",
+    )  # fmt: skip
+    measure: Literal["kl", "mse"] = setting("kl", "KL divergence or squared difference", "both sides are distributions")
+    map: LayerMap = setting("last", LAYER_MAP, "each layer costs a map of positions by tokens")
 
 
 class Loss(Block):
@@ -497,6 +546,8 @@ class Loss(Block):
     head: float | None = setting(
         None, "teacher's mass that adaptive_kl calls the head", "0.5, as in arXiv 2404.02657", gt=0, lt=1
     )
+    layers: Layers | None = setting(None, "hidden states to match as well", "helps students cut from their teacher")
+    attention: Attention | None = setting(None, "attention to match as well", "costs maps on both sides")
 
     @model_validator(mode="before")
     @classmethod
@@ -553,6 +604,10 @@ class Train(Block):
     """How the student learns."""
 
     loss: Loss = setting(Loss(), "what is minimised", "learns from text")
+    teacher: Literal["stored", "live"] = setting(
+        "stored", "stored (soft targets of 'score') or live (the teacher itself beside the student, on every worker)",
+        "runs the teacher once for all students and epochs",
+    )  # fmt: skip
     lora: Lora | None = setting(None, "train small matrices instead of all weights", "a full fine-tune learns most")
     epochs: float = setting(3, "passes over the examples", "2-5 is usual", gt=0)
     learning_rate: float = Field(
@@ -838,6 +893,11 @@ class Recipe(Block):
     def _one_student_form(self) -> Self:
         if (self.student is None) == (not self.students):
             raise ValueError("a recipe needs exactly one of 'student' and 'students'")
+        if self.score and (gone := set(self.score.mixture) - set(self.all_teachers())):
+            raise ValueError(
+                f"score.mixture names no teacher of this recipe: {', '.join(sorted(gone))}; "
+                f"there are: {', '.join(self.all_teachers())}"
+            )
         if clash := {"teacher", "baseline"} & set(self.students):
             raise ValueError(f"'{clash.pop()}' is a fixed name in the report; call the student something else")
         if clash := set(self.teachers) & set(self.students):
