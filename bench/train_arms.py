@@ -94,6 +94,7 @@ def bare(job: Job) -> Steps:
     from transformers import AutoModelForCausalLM
 
     workers = int(os.environ.get("WORLD_SIZE", "1"))
+    os.environ.setdefault("LOCAL_RANK", "0")
     alone = {"init_method": f"file://{job.folder}/meet", "rank": 0, "world_size": 1} if workers == 1 else {}
     dist.init_process_group("gloo", **alone)  # type: ignore[arg-type]
     torch.set_num_threads(job.threads // workers)

@@ -413,6 +413,30 @@ class Loss(Block):
         return values
 
 
+VALIDATION_LOSS = "validation_loss"
+
+
+class EarlyStopping(Block):
+    """Which validation's student is exported, the best one, and when waiting for a better one ends."""
+
+    metric: str = setting(
+        VALIDATION_LOSS, "validation_loss, or a metric of the task on answers that the student writes",
+        "costs nothing more",
+    )  # fmt: skip
+    patience: int | None = setting(
+        3, "validations without a better one that end training; null trains to the end", "one or two may be noise", ge=1
+    )
+    rows: int = setting(
+        64, "validation prompts that are answered for a task's metric, chosen by hash", "some seconds on a GPU", ge=1
+    )
+    max_tokens: int = setting(128, "longest of these answers in tokens", "answers are written one token a pass", ge=1)
+
+    @property
+    def by_answers(self) -> bool:
+        """Whether the student must write answers to be judged."""
+        return self.metric != VALIDATION_LOSS
+
+
 class Lora(Block):
     """Small matrices trained beside the model's own, which stay as they are (arXiv 2106.09685)."""
 
@@ -462,8 +486,17 @@ class Train(Block):
     betas: tuple[float, float] = setting((0.9, 0.95), "AdamW betas", "usual for language models")
     seed: int = setting(0, "order of examples and dropout", "repeatable", ge=0)
     validations: int = setting(4, "validations over the whole run", "enough to see overfitting", ge=0)
+    early_stopping: EarlyStopping | None = setting(
+        None, "export the best validation's student, and stop when none is better", "the last step's is taken"
+    )
     checkpoint_every: int = setting(200, "optimizer steps between checkpoints", "minutes of work", identity=False, ge=1)
     deepspeed: dict[str, Any] = setting({}, "any DeepSpeed key", "raystill's own ZeRO setting")
+
+    @model_validator(mode="after")
+    def _stops_where_it_looks(self) -> Self:
+        if self.early_stopping and not self.validations:
+            raise ValueError("early_stopping needs validations to choose from; e.g. validations: 10")
+        return self
 
 
 class Evaluate(Block):
@@ -552,9 +585,10 @@ class Generate(Block):
 class Workers(Block):
     """Where and how wide training runs. Results do not depend on it."""
 
-    workers: int | None = setting(
-        None, "training processes", "one per GPU, else one per two cores", identity=False, ge=1
-    )
+    workers: int | tuple[int, int] | None = setting(
+        None, "training processes; [least, most] takes what the cluster has, anew after a lost node or an added one",
+        "one per GPU, else one per two cores", identity=False,
+    )  # fmt: skip
     zero: int = setting(
         1, "DeepSpeed ZeRO stage 0-3", "shards the optimizer at no cost in speed", identity=False, ge=0, le=3
     )
@@ -575,6 +609,19 @@ class Workers(Block):
     resume_failures: int = setting(
         2, "worker failures survived by resuming", "a lost node is normal", identity=False, ge=0
     )
+
+    @model_validator(mode="after")
+    def _some_workers(self) -> Self:
+        asked = 1 if self.workers is None else self.workers
+        least, most = asked if isinstance(asked, tuple) else (asked, asked)
+        if not 1 <= least <= most:
+            raise ValueError(f"workers: {[least, most]} must be 1 <= least <= most; e.g. workers: [2, 8]")
+        return self
+
+    @property
+    def most(self) -> int | None:
+        """The most workers that may run; None where the machine decides."""
+        return self.workers[1] if isinstance(self.workers, tuple) else self.workers
 
 
 class Compute(Block):

@@ -202,10 +202,12 @@ def test_ctrl_c_stops_and_the_same_call_goes_on(alone: list[dict[str, Any]], tin
     where.stopping.set()
     with pytest.raises(Interrupted, match="same command"):
         run(tiny_model, where, table)
-    with pytest.raises(ResourceError, match=r"compute\.train\.workers: 2"):
-        run(tiny_model, context(tmp_path, workers=1, zero=2), table)
-    again = context(tmp_path, workers=2, zero=2, micro_tokens=64)
+    with pytest.raises(ResourceError, match=r"compute\.train\.zero: 2 to resume"):
+        run(tiny_model, context(tmp_path, workers=1, zero=3), table)
+    told = Told()
+    again = context(tmp_path, told, workers=1, zero=1, micro_tokens=64)
     assert losses(run(tiny_model, again, table), again) == pytest.approx([r["loss"] for r in alone], rel=1e-5)
+    assert "training goes on after step 1 with 1 worker and ZeRO 1, where it had 2 workers and ZeRO 2" in told.lines
     assert not list((Path(again.url) / "work").rglob("*.pt"))
 
 
