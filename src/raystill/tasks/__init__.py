@@ -36,6 +36,10 @@ DENSER = (
 class Task(Protocol):
     """What curate and the report ask of a task."""
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What `score` and `measure` give and is better when it is higher, the deciding one first."""
+
     def __init__(self, references: Collection[str], task: recipe.Task) -> None: ...
 
     def parse(self, text: str) -> str | None:
@@ -57,7 +61,7 @@ class Task(Protocol):
         """
 
     def measure(self, texts: Sequence[str], references: Sequence[str]) -> dict[str, Sums]:
-        """Further metrics of a model's answers against the references of the rows that have one.
+        """Further metrics of a model's answers against the references of the rows that have one, in the report's order.
 
         Without an "accuracy" in `score`, the first one decides what a student keeps of its teacher.
         """
