@@ -142,6 +142,27 @@ def test_a_loss_is_held_against_the_targets_to_be_scored(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
+    ("data", "metric", "says"),
+    [
+        ("", "validation_loss", None),
+        ("", "bleu", None),
+        ("split: {validation: 0}", "validation_loss", r"no validation rows .*split: \{validation: 0\.05\}"),
+        ("split: {validation: 0}, validation: FILE", "accuracy", None),
+        ("", "macro_f1", r"conversation has no metric 'macro_f1'.*one of validation_loss, accuracy, exact_match, bleu"),
+    ],
+)
+def test_early_stopping_needs_validation_rows_and_a_metric_of_the_task(
+    tmp_path: Path, data: str, metric: str, says: str | None
+) -> None:
+    path = recipe(tmp_path, train=f"{{early_stopping: {{metric: {metric}}}}}")
+    text, file = Path(path).read_text(), str(tmp_path / "rows.jsonl")
+    Path(path).write_text(text.replace("id: id}", f"id: id, {data.replace('FILE', file)}}}") if data else text)
+    found = planning.plan(path).problems
+    assert bool(found) == bool(says), found
+    assert re.search(says or "", problems(found), re.DOTALL)
+
+
+@pytest.mark.parametrize(
     ("task", "references", "said"),
     [
         (
@@ -190,27 +211,6 @@ def test_what_only_the_report_reads_changes_no_step(tmp_path: Path) -> None:
     assert own == prints("{parse: {regex: x}, metrics: [accuracy, bleu]}")
     other = prints("{parse: {regex: y}}")
     assert (own["generate"], own["curate"]) == (other["generate"], own["curate"]) and own["curate"] != other["curate"]
-
-
-@pytest.mark.parametrize(
-    ("data", "metric", "says"),
-    [
-        ("", "validation_loss", None),
-        ("", "bleu", None),
-        ("split: {validation: 0}", "validation_loss", r"no validation rows .*split: \{validation: 0\.05\}"),
-        ("split: {validation: 0}, validation: FILE", "accuracy", None),
-        ("", "macro_f1", r"conversation has no metric 'macro_f1'.*one of validation_loss, accuracy, exact_match"),
-    ],
-)
-def test_early_stopping_needs_validation_rows_and_a_metric_of_the_task(
-    tmp_path: Path, data: str, metric: str, says: str | None
-) -> None:
-    path = recipe(tmp_path, train=f"{{early_stopping: {{metric: {metric}}}}}")
-    text, file = Path(path).read_text(), str(tmp_path / "rows.jsonl")
-    Path(path).write_text(text.replace("id: id}", f"id: id, {data.replace('FILE', file)}}}") if data else text)
-    found = planning.plan(path).problems
-    assert bool(found) == bool(says), found
-    assert re.search(says or "", problems(found), re.DOTALL)
 
 
 def test_all_mistakes_come_at_once(tmp_path: Path) -> None:

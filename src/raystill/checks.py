@@ -23,7 +23,7 @@ from raystill import (
     trackers,
 )
 from raystill.errors import Problem, RaystillError, RecipeError
-from raystill.recipe import VALIDATION_LOSS, ByColumn, Cut, Generate, Structured, Student, Teacher
+from raystill.recipe import VALIDATION_LOSS, ByColumn, Cut, Generate, Recipe, Structured, Student, Teacher
 from raystill.recipe_file import Loc, Located, mistakes
 from raystill.stages import prepare
 from raystill.tasks import own
@@ -244,14 +244,23 @@ def _early_stopping(located: Located) -> Iterator[Problem]:
                 "there are no validation rows to choose the best student by",
                 "data: {split: {validation: 0.05}}, or a file as data.validation",
             )
-        # The user's own task is not run by a plan.
-        known = tasks.load(recipe.task, ()).metrics if recipe.task.kind in tasks.KINDS and early.by_answers else None
-        if known and early.metric not in known:
+        if early.by_answers and (known := _metrics(recipe)) and early.metric not in known:
             yield Problem(
                 located.where(*loc, "early_stopping", "metric"),
                 f"task {recipe.task.kind} has no metric '{early.metric}'",
                 f"one of {', '.join((VALIDATION_LOSS, *known))}",
             )
+
+
+def _metrics(recipe: Recipe) -> list[str]:
+    """Metrics of the first rows; none for the user's own task, which a plan does not run, or where others tell why."""
+    if recipe.task.kind not in tasks.KINDS:
+        return []
+    try:
+        prompts = list(prepare.first_prompts(recipe.data))
+        return tasks.metrics_of(tasks.load(recipe.task, {p.reference for p in prompts if p.reference}), prompts)
+    except RaystillError:
+        return []
 
 
 def _training(located: Located) -> Iterator[Problem]:

@@ -72,7 +72,7 @@ def _models(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 
 def _tokenizer(model: str, root: str) -> None:
-    folder = models.resolve(model, root, offline=False).folder()
+    folder = models.resolve(model, root, offline=False).papers()
     tokenizer = chat.load_tokenizer(folder)
     turns = [Message("user", "Hello."), Message("assistant", "Hello to you.")]
     chat.encode(tokenizer, turns, [1])
@@ -84,7 +84,7 @@ def _same_tokens(plan: Plan, student: str) -> None:
     teacher = recipe.teacher.model if recipe else None
     if recipe is None or teacher is None or student in ("teacher", teacher):
         return
-    theirs, ours = (models.resolve(m, recipe.root, offline=False).folder() for m in (teacher, student))
+    theirs, ours = (models.resolve(m, recipe.root, offline=False).papers() for m in (teacher, student))
     if chat.tokenizer_fingerprint(theirs) != chat.tokenizer_fingerprint(ours):
         raise RaystillError(
             f"soft targets are in the token ids of {teacher}, and {student} has another tokenizer; take a student with the "
@@ -110,7 +110,7 @@ def _fit(plan: Plan, role: str, model: str) -> None:
     if recipe is None or prepared is None:
         return
     table = artifacts.load(Table, prepared.url)
-    folder = models.resolve(model, recipe.root, offline=False).folder()
+    folder = models.resolve(model, recipe.root, offline=False).papers()
     teacher = recipe.all_teachers().get(role)
     tokenizer = chat.load_tokenizer(folder)
     told = teacher.engine if teacher else recipe.serve.engine

@@ -50,16 +50,17 @@ def run(
     compute: str | None = None,
     only: str | None = None,
     retry_rejected: bool = False,
+    elsewhere: Callable[[str], None] | None = None,
 ) -> str | None:
     """Run a recipe to its report and return the report's folder. Finished steps are reused.
 
     With `only` one stage is made and None returned, unless that completes the line. With `retry_rejected` rows that a
-    teacher rejected for a passing reason are asked again.
+    teacher rejected for a passing reason are asked again. `elsewhere` makes a stage that needs Ray, by its name.
     """
     recipe = recipe_file.load(path, compute).recipe
     storage.probe(recipe.root)
     with ray_session(recipe.compute) as ensure_ray, tempfile.TemporaryDirectory(prefix="raystill-") as scratch:
-        do = Runner(recipe, progress, stopping, ensure_ray, Path(scratch), only, retry_rejected)
+        do = Runner(recipe, progress, stopping, ensure_ray, Path(scratch), only, retry_rejected, elsewhere)
         try:
             made = compare(recipe, learn(recipe, do), do)
         except StageDone:

@@ -717,12 +717,80 @@ class Workers(Block):
         return self.workers[1] if isinstance(self.workers, tuple) else self.workers
 
 
+class Hours(Block):
+    """How long a stage's cluster may live; then it is deleted, and what is committed stays."""
+
+    generate: float = setting(24.0, "longest generate", "50,000 prompts of the largest teachers", identity=False, gt=0)
+    score: float = setting(12.0, "longest score", "a forward pass is faster than answers", identity=False, gt=0)
+    train: float = setting(24.0, "longest train", "a day bounds what a hung run costs", identity=False, gt=0)
+    evaluate: float = setting(6.0, "longest evaluate", "a load and 1,000 answers per model", identity=False, gt=0)
+
+
+class Kubernetes(Block):
+    """What `raystill submit --to k8s` asks a cluster for; docs/kubernetes.md says what each becomes."""
+
+    image: str | None = setting(
+        None, "image of every pod by digest, registry/name@sha256:…", "none is published: cluster/README.md builds yours",
+        identity=False,
+    )  # fmt: skip
+    cpu_image: str | None = setting(None, "image of the driver, by digest", "'image' holds all of it", identity=False)
+    namespace: str = setting("raystill", "namespace of everything", "what k8s/base makes", identity=False)
+    service_account: str = setting(
+        "raystill", "first part of the service accounts' names; each stage has its own, e.g. raystill-train",
+        "what k8s/base makes", identity=False,
+    )  # fmt: skip
+    gpu: str = setting("h100", "GPU type, e.g. h200; docs/kubernetes.md lists them", "the most common", identity=False)
+    node_selector: dict[str, str] | None = setting(
+        None, "labels of the GPU nodes", "nvidia.com/gpu.product, which NVIDIA's GPU operator sets", identity=False
+    )
+    spot: dict[str, str] = setting(
+        {}, "label of spot nodes, e.g. {karpenter.sh/capacity-type: spot}; teachers then run there, all else never; needs "
+        "k8s/components/spot",
+        "every cloud names them differently, so teachers stay on demand", identity=False,
+    )  # fmt: skip
+    queue: str | None = setting(
+        None, "Kueue's LocalQueue; a stage then starts whole or waits", "not every cluster has Kueue", identity=False
+    )
+    storage_class: str | None = setting(
+        None, "storage class of each pod's model cache", "the node's own disk", identity=False
+    )
+    cache_gb: int = setting(1000, "model cache per pod in GB", "DeepSeek-V3 takes 690", identity=False, ge=1)
+    memory_gib: int = setting(
+        16, "memory of the driver and of each head in GiB", "tokenising needs 2; a cut student is made here",
+        identity=False, ge=4,
+    )  # fmt: skip
+    secrets: dict[str, str] = setting(
+        {"RAYSTILL_API_KEY": "raystill-serve/key"},
+        "environment variables from Secrets, as NAME: secret/key, e.g. {HF_TOKEN: hf/token}",
+        "the served endpoint's bearer key; stores are reached by service account", identity=False,
+    )  # fmt: skip
+    environment: dict[str, str] = setting(
+        {}, "further environment variables, no secrets, e.g. {AWS_REGION: eu-central-1}", "none", identity=False
+    )
+    rdma: str | None = setting(
+        None, "resource of the fast network on train's pods, e.g. rdma/ib; needs k8s/components/rdma",
+        "TCP works everywhere", identity=False,
+    )  # fmt: skip
+    redis: str | None = setting(
+        None, "host:port of a Redis that keeps the served endpoint up while its head is replaced; see "
+        "k8s/components/gcs-fault-tolerance", "one more thing to run", identity=False,
+    )  # fmt: skip
+    retries: int = setting(2, "new clusters per stage after failures", "a lost head is rare", identity=False, ge=0)
+    pending_minutes: int = setting(
+        60, "longest wait for a stage's pods to run", "node pools grow in minutes; never for ever", identity=False, ge=1
+    )
+    hours: Hours = setting(Hours(), "longest time of each stage", "bounds what a hung stage costs", identity=False)
+
+
 class Compute(Block):
     """Where things run; never identity. May live in a file of its own (--compute FILE)."""
 
     cpus: int | None = setting(None, "logical CPUs of the local Ray", "what the stages need", identity=False, ge=1)
     generate: Generate = setting(Generate(), "teacher engines", "one replica", identity=False)
     train: Workers = setting(Workers(), "training workers", "fitted to the machine", identity=False)
+    kubernetes: Kubernetes = setting(
+        Kubernetes(), "what submit --to k8s asks for", "nothing runs there", identity=False
+    )
 
 
 class Recipe(Block):

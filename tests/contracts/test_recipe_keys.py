@@ -90,6 +90,8 @@ NO_IDENTITY = {
     "Generate": set(recipe.Generate.model_fields),
     "Workers": set(recipe.Workers.model_fields),
     "Compute": set(recipe.Compute.model_fields),
+    "Kubernetes": set(recipe.Kubernetes.model_fields),
+    "Hours": set(recipe.Hours.model_fields),
     "Recipe": {"prices", "budget", "compute", "trackers", "max_error_rate", "root"},
 }
 

@@ -52,7 +52,7 @@ def score(
                 raise Interrupted("stopped; finished units are kept: run the same command to go on")
     counts = _total(done) | {"reused_units": len(reused), "units": len(units)}
     _check(counts, context.max_error_rate)
-    facts = score.identity() | {"tokenizer": chat.tokenizer_fingerprint(model.folder()), "teacher": model.fingerprint}
+    facts = score.identity() | {"tokenizer": chat.tokenizer_fingerprint(model.papers()), "teacher": model.fingerprint}
     facts |= {"parts": {u.source.rpartition("/")[2]: u.name for u in units}}
     return Outcome("targets", sorted((d.file for d in done), key=lambda f: f.path), Targets.SCHEMA, counts, facts)
 

@@ -143,13 +143,13 @@ def _tokenise(
     from raystill.training import batches, soft
 
     counts = Counts()
-    tokenizer = chat.load_tokenizer(student.folder())
+    tokenizer = chat.load_tokenizer(student.papers())
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         with (Path(folder) / soft.FILE).open("wb") as file:
             writer = None
             if targets:
                 soft.check(targets, examples, chat.fingerprint(tokenizer))
-                writer = soft.Writer(file, targets.facts["support"], models.vocabulary(student.folder()))
+                writer = soft.Writer(file, targets.facts["support"], models.vocabulary(student.papers()))
             batches.store(tokens, _encoded(train, system, examples, targets, tokenizer, writer, counts))
             counts.raised_tails = writer.raised_tails if writer else 0
         if counts.with_targets:
@@ -201,9 +201,7 @@ def _exam(
     tokenizer = chat.load_tokenizer(student.folder())
 
     def askable(prompt: Prompt) -> bool:
-        judged = early.metric in judge.score(prompt, "") or (
-            prompt.reference is not None and early.metric in judge.measure([""], [prompt.reference])
-        )
+        judged = early.metric in tasks.metrics_of(judge, [prompt])
         asked = chat.prompt_ids(tokenizer, chat.view(prompt.messages, system, []), prompt.tools) if judged else []
         return judged and len(asked) <= train.max_length
 

@@ -36,10 +36,6 @@ DENSER = (
 class Task(Protocol):
     """What curate and the report ask of a task."""
 
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """What `score` and `measure` give and is better when it is higher, the deciding one first."""
-
     def __init__(self, references: Collection[str], task: recipe.Task) -> None: ...
 
     def parse(self, text: str) -> str | None:
@@ -61,7 +57,7 @@ class Task(Protocol):
         """
 
     def measure(self, texts: Sequence[str], references: Sequence[str]) -> dict[str, Sums]:
-        """Further metrics of a model's answers against the references of the rows that have one, in the report's order.
+        """Further metrics of a model's answers against the references of the rows that have one.
 
         Without an "accuracy" in `score`, the first one decides what a student keeps of its teacher.
         """
@@ -71,6 +67,19 @@ def load(task: recipe.Task, references: Collection[str]) -> Task:
     """The task of a recipe. Raises RecipeError when it cannot be had."""
     made: Task = plugins.load(task.kind, KINDS, "task")(references, task)
     return made
+
+
+COUNTED = {"refusals"}
+"""Values of `score` of which neither more nor less is better."""
+
+
+def metrics_of(judge: Task, prompts: Sequence[Prompt]) -> list[str]:
+    """Metrics that these rows have and a student can be chosen by: the task's own, then those against references."""
+    own = [judge.score(prompt, "") for prompt in prompts]
+    referenced = [prompt.reference for prompt in prompts if prompt.reference is not None]
+    against = judge.measure([""] * len(referenced), referenced) if len(referenced) == len(prompts) else {}
+    everywhere = [name for name in own[0] if all(name in row for row in own)] if own else []
+    return [name for name in (*everywhere, *against) if name not in COUNTED]
 
 
 def reasons(task: recipe.Task) -> bool:

@@ -1,7 +1,6 @@
 """classification: the answer is one of the labels, which are the references seen in train and validation."""
 
 from collections.abc import Collection, Sequence
-from typing import ClassVar
 
 from raystill import recipe
 from raystill.metrics import Sums
@@ -13,8 +12,6 @@ from raystill.records import Prompt
 
 class Classification:
     """Reads labels out of answers as `reading.Labels` does."""
-
-    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "exact_match", "macro_f1")
 
     def __init__(self, references: Collection[str], task: recipe.Task) -> None:
         self.labels = Labels(references)

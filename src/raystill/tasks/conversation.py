@@ -20,7 +20,7 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 import regex
 
@@ -56,8 +56,6 @@ class Facts:
 
 class Conversation:
     """Judges answers by the row's facts, or by its reference."""
-
-    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "exact_match", "bleu", "rouge_l")
 
     def __init__(self, references: Collection[str], task: recipe.Task) -> None:
         """Free text has no label set, so the references are not needed."""

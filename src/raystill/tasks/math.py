@@ -36,7 +36,6 @@ DRESS = re.compile(r"\\[,!;: ]|\\left|\\right|\\(?:mbox|text|textbf|mathrm)\{[^{
 class Math:
     """Reads final answers and compares their values."""
 
-    metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
     form: ClassVar[str] = STEPS
     takes: ClassVar[str] = "a number, or a text that ends in one, in \\boxed{…} or in 'Answer: …'"
 

@@ -31,9 +31,7 @@ class Moderation:
         self.takes = (
             f"{', '.join(self.names)} or their numbers from 0; for others: task: {{kind: moderation, labels: […]}}"
         )
-        self.recall = f"recall_at_{task.false_positive_rate:g}"
         self.rate = task.false_positive_rate
-        self.metrics = ("accuracy", self.recall, "macro_f1")
 
     @staticmethod
     def asks(task: recipe.Task) -> str:
@@ -66,7 +64,7 @@ class Moderation:
         rows = [(t, w) for t, r in zip(texts, references, strict=True) if (w := self.wanted(r))]
         wanted = [w for _, w in rows]
         recall = recall_at_rate([self.sure(t) for t, _ in rows], [w != self.names[0] for w in wanted], self.rate)
-        return {self.recall: recall, **f1([self.parse(t) or "" for t, _ in rows], wanted)}
+        return {f"recall_at_{self.rate:g}": recall, **f1([self.parse(t) or "" for t, _ in rows], wanted)}
 
     def sure(self, text: str) -> int:
         """How sure the answer is that the text must be flagged, 0 to 100. One that says nothing flags nothing."""

@@ -19,7 +19,6 @@ LABELS = ["entailment", "neutral", "contradiction"]
 class Nli:
     """Reads one of the labels."""
 
-    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1")
     form: ClassVar[str] = ALONE
 
     def __init__(self, references: Collection[str], task: recipe.Task) -> None:

@@ -26,7 +26,6 @@ class Own:
     def __init__(self, references: Collection[str], task: recipe.Task) -> None:
         self.task = task
         self.how = task.parse
-        self.metrics = tuple(sorted(task.metrics, key=lambda name: name != "accuracy"))
         self.labels = reading.Labels(self.how.choices) if self.how and self.how.choices else None
         self.takes = "one of task.parse.choices" if self.labels else "a value, or JSON with one at task.parse.json_path"
         self.pattern = _compiled(self.how.regex) if self.how and self.how.regex is not None else None
@@ -54,14 +53,14 @@ class Own:
     def score(self, prompt: Prompt, text: str) -> dict[str, float]:
         """accuracy, where it is among `task.metrics`: 1 when the answer says what the reference says."""
         wanted = None if prompt.reference is None else self.wanted(prompt.reference)
-        return {"accuracy": float(self.parse(text) == wanted)} if wanted and "accuracy" in self.metrics else {}
+        return {"accuracy": float(self.parse(text) == wanted)} if wanted and "accuracy" in self.task.metrics else {}
 
     def measure(self, texts: Sequence[str], references: Sequence[str]) -> dict[str, Sums]:
         """The other `task.metrics`, over what answers and references say; with macro_f1 each label's own F1."""
         rows = [(self.parse(t) or "", w) for t, r in zip(texts, references, strict=True) if (w := self.wanted(r))]
         said, wanted = [s for s, _ in rows], [w for _, w in rows]
         found: dict[str, Sums] = {}
-        for name in self.metrics:
+        for name in self.task.metrics:
             if name == "macro_f1":
                 found |= f1(said, wanted)
             elif name != "accuracy":

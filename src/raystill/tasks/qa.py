@@ -20,7 +20,6 @@ from raystill.tasks import ALONE
 class Qa:
     """Compares short texts."""
 
-    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "token_f1", "exact_match")
     form: ClassVar[str] = ALONE
 
     def __init__(self, references: Collection[str], task: recipe.Task) -> None:

@@ -19,7 +19,6 @@ OVER = 1.2
 class Summarization:
     """Compares summaries with their references."""
 
-    metrics: ClassVar[tuple[str, ...]] = ("rouge_l", "rouge_1", "rouge_2")
     form: ClassVar[str] = ALONE
 
     def __init__(self, references: Collection[str], task: recipe.Task) -> None:

@@ -20,7 +20,6 @@ COPIED_WORDS = 4
 class Translation:
     """Compares translations with their references."""
 
-    metrics: ClassVar[tuple[str, ...]] = ("chrf", "bleu")
     form: ClassVar[str] = ALONE
 
     def __init__(self, references: Collection[str], task: recipe.Task) -> None:

@@ -52,8 +52,7 @@ def judge(exam: Exam, answers: Sequence[str]) -> float:
     values = [exam.task.score(prompt, text) for prompt, text in zip(exam.prompts, answers, strict=True)]
     if all(exam.metric in value for value in values):
         return float(np.mean([value[exam.metric] for value in values]))
-    references = [prompt.reference or "" for prompt in exam.prompts]
-    return exam.task.measure(answers, references)[exam.metric].point()
+    return exam.task.measure(answers, [prompt.reference or "" for prompt in exam.prompts])[exam.metric].point()
 
 
 def _answers(exam: Exam, student: Any, tokenizer: Any, prompts: Sequence[Prompt], sharded: bool) -> list[str]:
