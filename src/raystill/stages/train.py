@@ -197,7 +197,7 @@ def _exam(train: recipe.Train, task: str, prompts: Table, system: str | None, st
     references = set(prompts.column("reference", "train", "validation")) - {None}
     judge: tasks.Task = plugins.load(task, tasks.KINDS, "task")(references)
     by_text = early.metric in (*metrics.TEXT, *metrics.LABELS)
-    tokenizer = chat.load_tokenizer(student.folder())
+    tokenizer = chat.load_tokenizer(student.papers())
 
     def askable(prompt: Prompt) -> bool:
         judged = prompt.reference is not None if by_text else early.metric in judge.score(prompt, "")
