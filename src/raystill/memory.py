@@ -85,6 +85,16 @@ def known_gpu_bytes() -> int | None:
     return None if on_cluster() else gpu_bytes()
 
 
+def peak_rss(process: int | str = "self") -> int:
+    """Most memory that a process has held, in bytes: VmHWM; 0 when it is gone."""
+    try:
+        with open(f"/proc/{process}/status") as status:  # noqa: PTH123  one read of a kernel file
+            line = next((text for text in status if text.startswith("VmHWM:")), "VmHWM: 0 kB")
+    except OSError:
+        return 0
+    return int(line.split()[1]) * 1024
+
+
 def _weights(folder: Path) -> int:
     """Bytes of the safetensors files that make the model: others beside them hold the same weights in another form."""
     index, there = folder / "model.safetensors.index.json", {p.name for p in folder.glob("*.safetensors")}
