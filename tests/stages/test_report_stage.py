@@ -20,6 +20,9 @@ from raystill.stages.report import report
 HOSTILE = '<script>alert("1")</script><img src=x onerror=alert(2)>'
 ROWS = 20
 RIGHT = {"teacher": 18, "baseline": 1, "student": 17}
+NOTED = {"learning_rate": 1e-5, "gradient_norm": 2.5, "resumed": False, "tokens_per_s": 900.0, "memory_bytes": 3e9}
+MORE: list[dict[str, Any]] = [{}, NOTED | {"supervised_tokens_per_s": 300.0, "mfu": None, "tokens": 7}]
+"""A first row as an older version wrote it."""
 SECONDS = {"teacher": 0.8, "baseline": 0.2, "student": 0.2}
 
 
@@ -60,7 +63,10 @@ def table(root: Path, stage: str, files: list[File], counts: dict[str, Any]) -> 
 
 def model(root: Path, name: str, parameters: int) -> Checkpoint:
     curve = "".join(
-        json.dumps({"step": i, "loss": 4 / i, "applied": i != 3, "validation_loss": 4 / i if i == 5 else None}) + "\n"
+        json.dumps(
+            {"step": i, "loss": 4 / i, "applied": i != 3, "validation_loss": 4 / i if i == 5 else None} | MORE[i > 1]
+        )
+        + "\n"
         for i in range(1, 6)
     ).encode()
     url = f"{root}/train-{name}"
