@@ -74,6 +74,8 @@ def plan(
         for finding in doctor.examine(made):
             findings.append(finding)
             typer.echo(printed.finding(finding))
+        for pair in doctor.pairs(made):
+            typer.echo(printed.pair(pair))
     if made.problems or any(f.problem for f in findings):
         raise typer.Exit(2)
 

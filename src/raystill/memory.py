@@ -74,10 +74,15 @@ def refuse(model: str, engine: Mapping[str, Any], gpu_bytes: int | None) -> None
 
 
 @cache
-def gpu_bytes() -> int | None:
-    """Memory of this machine's smallest GPU, also where Ray hides it from this process; None without one."""
+def gpu_sizes() -> tuple[int, ...]:
+    """Memory of each of this machine's GPUs, also where Ray hides them from this process."""
     sizes = output("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits") or ""
-    return min((int(size) << 20 for size in sizes.split() if size.isdigit()), default=None)
+    return tuple(int(size) << 20 for size in sizes.split() if size.isdigit())
+
+
+def gpu_bytes() -> int | None:
+    """Memory of this machine's smallest GPU; None without one."""
+    return min(gpu_sizes(), default=None)
 
 
 def known_gpu_bytes() -> int | None:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from raystill import artifacts, memory, pipeline, placement, recipe_file, storage
+from raystill import artifacts, memory, origins, pipeline, placement, recipe_file, storage
 from raystill.artifacts import Artifact
 from raystill.checks import check
 from raystill.errors import Problem, RaystillError
@@ -20,6 +20,7 @@ from raystill.stages import evaluate
 from raystill.stages.generate import needs_ray
 from raystill.steps import Step
 from raystill.teachers.kept import FOLDER
+from raystill.training import footprint
 
 A = TypeVar("A", bound=Artifact)
 
@@ -44,6 +45,8 @@ class Plan:
     problems: list[Problem]
     needs: list[str] = field(default_factory=list)
     """What a teacher's replica needs of a cluster with GPUs, a line each."""
+    learners: list[str] = field(default_factory=list)
+    """What each student is, and what training it takes."""
 
 
 @dataclass
@@ -101,7 +104,9 @@ def plan(path: str, compute: str | None = None) -> Plan:
     except (RaystillError, ValidationError) as e:
         if not problems:
             problems = [Problem(located.where(), str(e), f"mend it and run: raystill plan {path}")]
-    return Plan(located.recipe, planner.steps, problems, [] if problems else list(needs(located.recipe)))
+    if problems:
+        return Plan(located.recipe, planner.steps, problems)
+    return Plan(located.recipe, planner.steps, [], list(needs(located.recipe)), list(learners(located.recipe)))
 
 
 def needs(recipe: Recipe) -> Iterator[str]:
@@ -120,6 +125,23 @@ def needs(recipe: Recipe) -> Iterator[str]:
         holds = f"each GPU must hold {found}" if found else "how much its weights take is seen when they are there"
         room = f"this machine's GPUs have {size / memory.GB:.1f} GB" if size else "the GPUs' memory is not known here"
         yield f"{name}: {holds}; {room}"
+
+
+def learners(recipe: Recipe) -> Iterator[str]:
+    """Every student whose config is at hand or known, and the memory that training it takes."""
+    compute = recipe.compute.train
+    room = footprint.room(compute)
+    for name, student in recipe.all_students().items():
+        shape = origins.of_student(student, recipe.teacher).shape
+        if shape is None:
+            continue
+        yield f"{name}: {shape}"
+        workers, gpu = (room.workers, room.gpu) if room else (compute.workers or 1, True)
+        if takes := footprint.footprint(shape, recipe.train_for(student), compute, workers, gpu):
+            has = f"of {room.each / memory.GB:.1f} GB here" if room else "of GPUs whose memory is not known here"
+            yield f"{name}: training takes each of {workers} {'GPUs' if gpu else 'workers'} about {takes}; {has}"
+            if room and takes.total > room.each:
+                yield f"{name}: that does not fit; {footprint.advice(takes, compute)}"
 
 
 def resolved(block: Block, prefix: str = "") -> list[tuple[str, Any, str]]:
