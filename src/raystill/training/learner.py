@@ -1,13 +1,15 @@
 """What DeepSpeed wraps: the student with its loss, so that one forward pass gives one number and no logits."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from raystill.training import chunks
-from raystill.training.batches import Micro
 from raystill.training.objective import Objective
+
+if TYPE_CHECKING:
+    from raystill.training.batches import Micro
 
 
 class Learner(torch.nn.Module):
@@ -19,7 +21,7 @@ class Learner(torch.nn.Module):
         self.chunked = False
 
     @torch.no_grad()
-    def look(self, micro: Micro) -> None:
+    def look(self, micro: "Micro") -> None:
         """See whether this architecture's logits are its head times its last hidden state, and nothing else.
 
         Where they are capped, scaled or biased after the head, all logits of a micro-batch are held at once.
@@ -31,7 +33,7 @@ class Learner(torch.nn.Module):
             self.chunked = torch.equal(self._hidden(micro) @ head.weight.T, logits)
         self.student.train()
 
-    def forward(self, micro: Micro) -> Tensor:
+    def forward(self, micro: "Micro") -> Tensor:
         """Weighted sum of a micro-batch's token losses, computed at supervised positions alone."""
         if self.chunked:
             hidden_NH = self._hidden(micro)[micro.rows_N, micro.columns_N]
@@ -43,11 +45,11 @@ class Learner(torch.nn.Module):
         logits_NV = self.student(**micro.inputs, logits_to_keep=kept).logits[micro.rows_N, at_N]
         return self._loss(micro, logits_NV, slice(None))
 
-    def _hidden(self, micro: Micro) -> Tensor:
+    def _hidden(self, micro: "Micro") -> Tensor:
         """Last hidden states [rows, columns, H]."""
         hidden: Tensor = self.student.get_decoder()(**micro.inputs).last_hidden_state
         return hidden
 
-    def _loss(self, micro: Micro, logits_NV: Tensor, at: slice) -> Tensor:
+    def _loss(self, micro: "Micro", logits_NV: Tensor, at: slice) -> Tensor:
         soft = micro.soft[at] if micro.soft else None
         return (self.objective(logits_NV, micro.labels_N[at], soft) * micro.weights_N[at]).sum()
