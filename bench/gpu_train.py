@@ -18,8 +18,9 @@ Arms, each in a process of its own, per size:
 MFU is model FLOPs by the device's peak (raystill.training.gauges and peaks): None where the peak is not known. Each rate is
 the median over steps after the first three.
 
-Not run yet: no GPU has been at hand. Expected before measuring, on an H100: MFU of raystill 0.40 or more at both sizes; raystill / bare 1.0-1.2, for the logits of
-prompts that are not made; a KD step within 1.10 of a text step; memory of sparse KD at most a quarter of dense.
+Not run yet: no GPU has been at hand. Expected before measuring, on an H100: MFU of raystill 0.40 or more at both sizes;
+raystill / bare 1.0-1.2, for the logits of prompts that are not made; a KD step within 1.10 of a text step; memory of sparse
+KD at most a quarter of dense.
 """
 
 import argparse

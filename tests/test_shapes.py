@@ -79,6 +79,7 @@ def test_a_folder_says_its_shape_and_its_licence(tiny_model: Path, tmp_path: Pat
     assert shape is not None
     assert (shape.layers, shape.hidden, shape.tied, shape.licence) == (2, 64, True, None)
     assert shapes.of("someone/not-here") is None
+    assert shapes.of("no hub/id at all") is None
     assert shapes.of(str(tmp_path)) is None
     (tmp_path / "config.json").write_text((tiny_model / "config.json").read_text())
     (tmp_path / "origin.json").write_text(json.dumps({"licence": "Apache-2.0"}))

@@ -141,5 +141,8 @@ def _cached(model: str) -> Shape | None:
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    path = try_to_load_from_cache(model, "config.json")
+    try:
+        path = try_to_load_from_cache(model, "config.json")
+    except ValueError:  # no hub id
+        return None
     return parse(json.loads(Path(path).read_text())) if isinstance(path, str) else None
