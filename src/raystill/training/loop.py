@@ -95,9 +95,8 @@ def fit(job: Job) -> None:
         rate = learning_rate(train, step, total)
         started = time.perf_counter()
         value, norm, stop = one_step(worker, at, step, rate, stop=asked)
-        read = worker.gauges.read(
-            corpus.lengths[at], int(batches.counts(corpus, at).sum()), time.perf_counter() - started
-        )
+        seconds, learnt = time.perf_counter() - started, int(batches.counts(corpus, at).sum())
+        read = worker.gauges.read(corpus.lengths[at].tolist(), learnt, seconds)
         tokens += int(corpus.lengths[at].sum())
         skipped = 0 if norm is not None else skipped + 1
         if skipped == MAX_SKIPS:

@@ -123,7 +123,7 @@ def main(folder: str) -> None:
     # The last token of an example is only ever predicted.
     examples = [("train", Encoded([1] * (n + 1), [False, *[True] * n]), 1.0, Span()) for n in lengths]
     batches.store(f"{folder}/work/trial", examples)
-    mp.spawn(attempt, (folder,), nprocs=trial.workers)
+    mp.spawn(attempt, (folder,), nprocs=trial.workers)  # type: ignore[attr-defined, no-untyped-call]
 
 
 if __name__ == "__main__":
