@@ -8,7 +8,8 @@ it, with raystill's ZeRO 1 settings and fp32 master weights; elsewhere with torc
 
 Arms, each in a process of its own, per size:
 
-    raystill      its learner: documents packed into a row, logits of supervised positions alone, in chunks
+    raystill      its learner: documents packed into a row, logits of supervised positions alone, in chunks; with flash
+                  attention and Liger's kernels where they are installed
     bare          a plain loop: the same documents as rows of one batch, transformers' own logits of all positions
     raystill-kd   forward KL from top-50 targets with their tail
     trl           TRL's SFTTrainer on the same documents, where it is installed
@@ -27,6 +28,7 @@ import argparse
 import importlib.util
 import itertools
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -140,7 +142,7 @@ def packed(job: Job, ids: Any, soft: Any = None) -> Any:
         inputs={
             "input_ids": ids[:, :-1].flatten()[None],
             "position_ids": at[None],
-            "documents": documents.groups([job.length] * job.documents, ids.device),
+            "documents": documents.packed([job.length] * job.documents, ids.device),
             "use_cache": False,
         },
         rows_N=torch.zeros_like(columns_N),
@@ -199,6 +201,7 @@ def _optimizer(module: Any) -> tuple[Callable[[Any, bool], None], Callable[[], N
 
         from raystill.training import zero
 
+        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
         zero.environment(gpu=True)
         dist.init_process_group("nccl", init_method=f"file://{tempfile.mkdtemp()}/meet", rank=0, world_size=1)
         settings = zero.settings(1, 1.0, 1, sum(p.numel() for p in parameters), True, {})
@@ -248,7 +251,7 @@ def raystill(job: Job, soft: bool = False) -> Run:
     """The learner that a train worker wraps, over packed rows."""
     from raystill import losses as kinds
     from raystill import plugins
-    from raystill.training import documents
+    from raystill.training import documents, kernels
     from raystill.training.learner import Learner
     from raystill.training.objective import Objective
 
@@ -257,6 +260,8 @@ def raystill(job: Job, soft: bool = False) -> Run:
     learner, size = Learner(model, objective), model.config.vocab_size
     given = targets(job.supervised // job.micros, size) if soft else None
     learner.look(packed(job, documents_of(job, 0, 0, size)))
+    if device().type == "cuda":
+        kernels.fit(model)
     losses: list[float] = []
     seconds = learn(job, learner, lambda s, i: packed(job, documents_of(job, s, i, size), given), losses.append)
     return measured(job, "raystill-kd" if soft else "raystill", model, seconds, losses)

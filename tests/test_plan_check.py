@@ -115,7 +115,10 @@ def test_a_training_larger_than_the_machine_is_not_even_tried(
     tiny_model: Path, tmp_path: Path, tried: list[preflight.Trial]
 ) -> None:
     made = plan(tmp_path, str(tiny_model), str(tiny_model), compute={"train": {"micro_tokens": 10**9}})
-    assert any("that does not fit; lower compute.train.micro_tokens (now 1000000000)" in line for line in made.learners)
+    assert any(
+        "that does not fit; " in line and "lower compute.train.micro_tokens (now 1000000000)" in line
+        for line in made.learners
+    )
     found = told(list(doctor.examine(made)), "two optimizer steps")
     assert found.problem is not None and "lower compute.train.micro_tokens" in found.problem
     assert tried == []

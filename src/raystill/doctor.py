@@ -13,7 +13,7 @@ from raystill.compatibility import Pair, Side, pair
 from raystill.errors import RaystillError
 from raystill.origins import Origin
 from raystill.planning import Plan
-from raystill.recipe import Cut, Recipe, Train
+from raystill.recipe import Cut, Lora, Recipe, Student, Train
 from raystill.records import Message, Prompt
 from raystill.training import footprint, preflight
 from raystill.training.footprint import Footprint, Room
@@ -49,6 +49,8 @@ def examine(plan: Plan) -> Iterator[Finding]:
         if recipe.train_for(student).loss.kind != losses.TEXT and recipe.teacher.model:
             own = student.init.from_ if isinstance(student.init, Cut) else student.model
             yield _look(f"{name} reads the teacher's soft targets: one tokenizer", _same_tokens, plan, own)
+        if lora := recipe.train_for(student).lora:
+            yield _look(f"{name}: what LoRA trains beside", _adapted, plan, student, lora)
     yield from _trials(plan)
 
 
@@ -188,6 +190,17 @@ def _same_tokens(plan: Plan, student: str) -> None:
             f"soft targets are in the token ids of {teacher}, and {student} has another tokenizer; take a student with the "
             f"teacher's tokenizer, or loss: {{kind: {losses.TEXT}}}, which learns from text"
         )
+
+
+def _adapted(plan: Plan, student: Student, lora: Lora) -> None:
+    """Raise when LoRA's targets are no layers of the student."""
+    from raystill.training import adapters
+
+    own = student.init.from_ if isinstance(student.init, Cut) else student.model
+    teacher = plan.recipe.teacher.model if plan.recipe else None
+    model = teacher if own == "teacher" else own
+    if plan.recipe and model:
+        adapters.targets(adapters.blank(models.resolve(model, plan.recipe.root, offline=False).folder()), lora)
 
 
 def _fit(plan: Plan, role: str, model: str) -> None:

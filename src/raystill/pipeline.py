@@ -80,7 +80,7 @@ def learn(recipe: Recipe, do: Do) -> Line:
     for name, student in recipe.all_students().items():
         start = untrained(recipe, student, teacher, do)
         models["baseline" if recipe.student else f"{name}-baseline"] = start
-        models[name] = do(trained(recipe, name, student, examples, targets, start))
+        models[name] = do(trained(recipe, name, student, prompts, examples, targets, start))
     return Line(prompts, generations, examples, models, targets)
 
 
@@ -278,20 +278,28 @@ def untrained(recipe: Recipe, student: Student, teacher: Checkpoint | None, do: 
 
 
 def trained(
-    recipe: Recipe, name: str, student: Student, examples: Table, targets: Table | None, start: Checkpoint
+    recipe: Recipe,
+    name: str,
+    student: Student,
+    prompts: Table,
+    examples: Table,
+    targets: Table | None,
+    start: Checkpoint,
 ) -> Step[Checkpoint]:
-    """The student. Soft targets are an input only where its loss learns from them."""
+    """The student. Soft targets are an input only where its loss learns from them, and prompts where it answers them."""
     config = recipe.train_for(student)
     loss = config.loss.identity() | {"kind": plugins.identity(config.loss.kind, losses.KINDS, "loss")}
     used = None if config.loss.kind == losses.TEXT else targets
+    by_answers = config.early_stopping is not None and config.early_stopping.by_answers
+    asked, judged = (prompts, {"task": task_identity(recipe)}) if by_answers else (None, {})
     return Step(
         label=f"train {name}",
         stage="train",
         version=train.VERSION,
-        decides={"train": config.identity() | {"loss": loss}, "system": student.system},
-        inputs={"examples": examples, "targets": used, "start": start},
+        decides={"train": config.identity() | {"loss": loss}, "system": student.system, **judged},
+        inputs={"examples": examples, "targets": used, "start": start, "prompts": asked},
         kind=Checkpoint,
-        make=lambda context: _train(recipe, name, config, student.system, examples, used, start, context),
+        make=lambda context: _train(recipe, name, config, student.system, examples, used, start, asked, context),
         ray=True,
     )
 
@@ -304,12 +312,13 @@ def _train(
     examples: Table,
     targets: Table | None,
     start: Checkpoint,
+    asked: Table | None,
     context: Context,
 ) -> Outcome:
     folder = str(context.scratch) if storage.is_s3(recipe.root) else storage.join(recipe.root, "trackers")
     opened = open_trackers(recipe.trackers, folder, f"{recipe.name}-{name}")
     try:
-        return train.train(config, system, examples, targets, start, opened, context)
+        return train.train(config, system, examples, targets, start, opened, context, recipe.task, asked)
     finally:
         for tracker in opened:
             tracker.close()

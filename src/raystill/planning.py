@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from raystill import artifacts, memory, origins, pipeline, placement, recipe_file, storage
+from raystill import artifacts, memory, models, origins, pipeline, placement, recipe_file, shapes, storage
 from raystill.artifacts import Artifact
 from raystill.checks import check
 from raystill.errors import Problem, RaystillError
@@ -21,6 +21,7 @@ from raystill.stages.generate import needs_ray
 from raystill.steps import Step
 from raystill.teachers.kept import FOLDER
 from raystill.training import footprint
+from raystill.training.advice import advice
 
 A = TypeVar("A", bound=Artifact)
 
@@ -47,6 +48,8 @@ class Plan:
     """What a teacher's replica needs of a cluster with GPUs, a line each."""
     learners: list[str] = field(default_factory=list)
     """What each student is, and what training it takes."""
+    warnings: list[str] = field(default_factory=list)
+    """What is possible and rarely wanted, a line each."""
 
 
 @dataclass
@@ -106,7 +109,19 @@ def plan(path: str, compute: str | None = None) -> Plan:
             problems = [Problem(located.where(), str(e), f"mend it and run: raystill plan {path}")]
     if problems:
         return Plan(located.recipe, planner.steps, problems)
-    return Plan(located.recipe, planner.steps, [], list(needs(located.recipe)), list(learners(located.recipe)))
+    recipe = located.recipe
+    return Plan(recipe, planner.steps, [], list(needs(recipe)), list(learners(recipe)), list(warnings(recipe)))
+
+
+def warnings(recipe: Recipe) -> Iterator[str]:
+    """Training settings of each student outside the range of its family."""
+    for name, student in recipe.all_students().items():
+        known = student.model if student.init == "pretrained" else None
+        size, config = (models.parameters(known), models.config(known)) if known else (None, None)
+        if size is None and known and (shape := shapes.of(known)):
+            size = shape.parameters
+        for line in advice(recipe.train_for(student), size, config):
+            yield f"{name}: {line}"
 
 
 def needs(recipe: Recipe) -> Iterator[str]:
@@ -136,7 +151,7 @@ def learners(recipe: Recipe) -> Iterator[str]:
         if shape is None:
             continue
         yield f"{name}: {shape}"
-        workers, gpu = (room.workers, room.gpu) if room else (compute.workers or 1, True)
+        workers, gpu = (room.workers, room.gpu) if room else (footprint.least(compute) or 1, True)
         if takes := footprint.footprint(shape, recipe.train_for(student), compute, workers, gpu):
             has = f"of {room.each / memory.GB:.1f} GB here" if room else "of GPUs whose memory is not known here"
             yield f"{name}: training takes each of {workers} {'GPUs' if gpu else 'workers'} about {takes}; {has}"

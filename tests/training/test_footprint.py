@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Phi3Config, Qwen3Config
 
 from raystill import memory, recipe, shapes
-from raystill.training import documents, footprint
+from raystill.training import adapters, documents, footprint
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 128,
@@ -25,9 +25,12 @@ CONFIGS = {"llama": LlamaConfig(**SHAPE), "qwen3": Qwen3Config(**SHAPE, head_dim
 PHI4, LLAMA = shapes.KNOWN["microsoft/Phi-4-mini-instruct"], shapes.KNOWN["meta-llama/Llama-3.1-8B"]
 
 
-def kept_bytes(config: Any, dtype: torch.dtype, lengths: list[int]) -> int:
+def kept_bytes(config: Any, dtype: torch.dtype, lengths: list[int], again: bool = False) -> int:
     """Bytes of distinct tensors that autograd keeps of a forward pass, weights aside."""
     model = AutoModelForCausalLM.from_config(config, attn_implementation=documents.register(), dtype=dtype)
+    if again:
+        model.train()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, torch.Tensor] = {}
 
@@ -40,7 +43,7 @@ def kept_bytes(config: Any, dtype: torch.dtype, lengths: list[int]) -> int:
         result = model.get_decoder()(
             input_ids=torch.ones(1, sum(lengths), dtype=torch.long),
             position_ids=torch.cat([torch.arange(n) for n in lengths])[None],
-            documents=documents.groups(lengths, torch.device("cpu")),
+            documents=documents.packed(lengths, torch.device("cpu")),
             use_cache=False,
         )
     assert result.last_hidden_state.requires_grad
@@ -55,6 +58,39 @@ def test_activations_are_within_5_percent_of_what_autograd_keeps(family: str, dt
     lengths = [128] * 3  # as in the longest batch: unequal ones are padded beside one another in attention
     worked_out = sum(lengths) * footprint.activation_bytes(shape, dtype.itemsize)
     assert worked_out == pytest.approx(kept_bytes(CONFIGS[family], dtype, lengths), rel=0.05)
+
+
+def test_layers_that_are_computed_again_keep_what_comes_in_and_one_of_them_all() -> None:
+    shape = shapes.parse(CONFIGS["llama"].to_dict())
+    assert shape is not None
+    whole, again = (128 * footprint.activation_bytes(shape, 4, again) for again in (False, True))
+    one_layer = (whole - 128 * 8 * shape.hidden) / shape.layers
+    assert again - one_layer == pytest.approx(kept_bytes(CONFIGS["llama"], torch.float32, [128], again=True), rel=0.05)
+
+
+@pytest.mark.parametrize("targets", [None, ["q_proj", "down_proj"], ["self_attn.o_proj"]], ids=str)
+@pytest.mark.parametrize("family", CONFIGS)
+def test_an_adapter_has_the_parameters_that_peft_gives_it(family: str, targets: list[str] | None) -> None:
+    shape = shapes.parse(CONFIGS[family].to_dict())
+    assert shape is not None
+    if family == "phi3" and targets:
+        targets = ["qkv_proj" if t == "q_proj" else t for t in targets]
+    lora = recipe.Lora(r=4, targets=targets)
+    model = AutoModelForCausalLM.from_config(CONFIGS[family])
+    adapters.attach(model, lora)
+    assert footprint.adapter_parameters(shape, lora) == model.num_parameters(only_trainable=True)
+
+
+def test_an_adapter_holds_no_gradients_of_what_is_frozen() -> None:
+    size, body = PHI4.parameters, PHI4.body
+    assert size is not None and body is not None
+    few = footprint.adapter_parameters(PHI4, recipe.Lora())
+    small = of(PHI4, 1, True, 0, lora={})
+    assert (small.weights, small.gradients, small.optimizer) == (2 * (size + few), 2 * few, 12 * few)
+    packed = of(PHI4, 1, True, 0, lora={"quantize": "nf4"})
+    assert packed.weights == pytest.approx(0.52 * body + 2 * (size - body + few))
+    eighth = of(PHI4, 1, True, 0, optimizer="adamw_8bit")
+    assert eighth.optimizer == 6 * size
 
 
 def of(shape: shapes.Shape, workers: int, gpu: bool, zero: int, **train: Any) -> footprint.Footprint:

@@ -6,9 +6,7 @@ counted from transformers' Llama, with norms in fp32 and scaled-dot-product atte
 """
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import psutil
 
@@ -16,10 +14,13 @@ from raystill import memory, recipe
 from raystill.engine import on_cluster
 from raystill.memory import GB
 from raystill.shapes import Shape
+from raystill.training import offload
 from raystill.training.zero import BUCKET
 
 LOGITS_BYTES = 256 << 20
 """A chunk of float32 logits (`chunks.CHUNK_BYTES`), with its softmax, its gradient and the loss's own copy."""
+NF4_BYTES = 0.52
+"""Of a weight in 4 bits: 0.5, and the twice quantised scales of blocks of 64 (Dettmers et al. 2023, QLoRA, section 3)."""
 PROCESS_BYTES = {True: 600 << 20, False: 1 << 30}
 """A worker before its model, by whether it is on a GPU: the CUDA context, or Python with torch, Ray and DeepSpeed."""
 
@@ -55,30 +56,55 @@ class Footprint:
 
 def footprint(shape: Shape, train: recipe.Train, compute: recipe.Workers, workers: int, gpu: bool) -> Footprint | None:
     """That of one of so many workers at its longest micro-batch; None for a model whose parameters are not known."""
-    size = shape.parameters
-    if size is None:
+    if shape.body is None or shape.parameters is None:
         return None
-    zero: Mapping[str, Any] = train.deepspeed.get("zero_optimization", {})
-    offloaded = {part for part in ("optimizer", "param") if _leaves(zero.get(f"offload_{part}"))}
-    word = 2 if gpu else 4
-    of_optimizer = size / (workers if compute.zero >= 1 else 1)
+    word, tied_head = (2 if gpu else 4), shape.vocabulary * shape.hidden
+    if train.lora:
+        trained = adapter_parameters(shape, train.lora)
+        body = NF4_BYTES * shape.body if train.lora.quantize else word * shape.body
+        weights = body + word * (shape.parameters - shape.body + trained)
+    else:
+        trained, weights = shape.parameters, word * shape.parameters
+    offloaded = {part for part in ("optimizer", "param") if offload.device(train.deepspeed, f"offload_{part}")}
+    shared = trained / (workers if compute.zero >= 1 else 1)
     # Without ZeRO and in fp32 the weights are their own master copy.
-    states = 8 if compute.zero == 0 and not gpu else 12
-    bucket = min(size, BUCKET) * word * (2 if gpu else 1)
+    states = (0 if compute.zero == 0 and not gpu else 4) + (2 if train.optimizer == "adamw_8bit" else 8)
+    bucket = min(shape.parameters, BUCKET) * word * (2 if gpu else 1)
     tokens = max(compute.micro_tokens, train.max_length)
     return Footprint(
-        weights=0 if "param" in offloaded else word * size / (workers if compute.zero == 3 else 1),
-        gradients=word * size / (workers if compute.zero >= 2 else 1) + bucket * (compute.zero >= 1),
-        optimizer=0 if "optimizer" in offloaded else states * of_optimizer,
-        activations=tokens * activation_bytes(shape, word),
-        head=LOGITS_BYTES + shape.vocabulary * shape.hidden * (4 + word),
-        step=0 if "optimizer" in offloaded else 8 * of_optimizer,
+        weights=0 if "param" in offloaded else weights / (workers if compute.zero == 3 else 1),
+        gradients=word * trained / (workers if compute.zero >= 2 else 1) + bucket * (compute.zero >= 1),
+        optimizer=0 if "optimizer" in offloaded else states * shared,
+        activations=tokens * activation_bytes(shape, word, compute.activation_checkpointing),
+        head=LOGITS_BYTES + (0 if train.lora else tied_head * (4 + word)),
+        step=0 if "optimizer" in offloaded else 8 * shared,
         process=PROCESS_BYTES[gpu],
     )
 
 
-def activation_bytes(shape: Shape, word: int) -> int:
-    """What a token keeps for the backward pass, with numbers of `word` bytes.
+def adapter_parameters(shape: Shape, lora: recipe.Lora) -> int:
+    """r numbers for each input and each output of the adapted layers; all linear ones but the head unless they are named."""
+    width, keys = shape.heads * shape.head, shape.of_keys * shape.head
+    ends = {
+        "q_proj": shape.hidden + width,
+        "k_proj": shape.hidden + keys,
+        "v_proj": shape.hidden + keys,
+        "qkv_proj": shape.hidden + width + 2 * keys,
+        "o_proj": width + shape.hidden,
+        "gate_proj": shape.hidden + shape.inner,
+        "up_proj": shape.hidden + shape.inner,
+        "gate_up_proj": shape.hidden + 2 * shape.inner,
+        "down_proj": shape.inner + shape.hidden,
+    }
+    apart = {"q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"}
+    fused = {"qkv_proj", "gate_up_proj"}
+    own = ends.keys() - (apart if shape.family == "phi3" else fused)
+    named = own if lora.targets is None else {t.rpartition(".")[2] for t in lora.targets} & own
+    return shape.layers * lora.r * sum(ends[name] for name in named)
+
+
+def activation_bytes(shape: Shape, word: int, again: bool = False) -> int:
+    """What a token keeps for the backward pass, with numbers of `word` bytes; `again`: where layers are computed again.
 
     A layer: two norms (their input in fp32, its quotient) and their products, queries, keys and values repeated to all heads,
     attention's output as it leaves and as it is projected, and four times the feed-forward layer. Qwen3 also norms queries
@@ -88,7 +114,9 @@ def activation_bytes(shape: Shape, word: int) -> int:
     norms = 2 * shape.hidden * (4 + 2 * word)
     if shape.family == "qwen3":
         norms += (width + shape.of_keys * shape.head) * (4 + word)
-    return shape.layers * (norms + 5 * width * word + 4 * shape.inner * word) + 4 * shape.hidden * word
+    layer = norms + 5 * width * word + 4 * shape.inner * word
+    kept = shape.layers * shape.hidden * word + layer if again else shape.layers * layer
+    return kept + 2 * shape.hidden * word
 
 
 @dataclass(frozen=True)
@@ -106,19 +134,21 @@ def room(compute: recipe.Workers) -> Room | None:
     if on_cluster():
         return None
     cores, gpus = os.cpu_count() or 1, memory.gpu_sizes()
-    workers = compute.workers or len(gpus) or max(1, cores // 2)
+    workers = least(compute) or len(gpus) or max(1, cores // 2)
     each = min(gpus) if gpus else psutil.virtual_memory().total // workers
     return Room(workers, bool(gpus), each, compute.cpus or max(1, cores // workers))
+
+
+def least(compute: recipe.Workers) -> int | None:
+    """The fewest workers that the recipe takes: each holds most then."""
+    return compute.workers[0] if isinstance(compute.workers, tuple) else compute.workers
 
 
 def advice(of: Footprint, compute: recipe.Workers) -> str:
     """What to type when it does not fit: what lowers its largest part."""
     if of.activations + of.head > of.weights + of.gradients + of.optimizer:
-        return f"lower compute.train.micro_tokens (now {compute.micro_tokens}) and, if examples are that long, train.max_length"
+        again = "" if compute.activation_checkpointing else "compute.train.activation_checkpointing: true, or "
+        return f"{again}lower compute.train.micro_tokens (now {compute.micro_tokens}) and, if examples can be short, max_length"
     if compute.zero < 3:
         return f"raise compute.train.zero (now {compute.zero}) or compute.train.workers, which share what they hold"
-    return "train: {deepspeed: {zero_optimization: {offload_optimizer: {device: cpu}}}}, more workers, or a smaller student"
-
-
-def _leaves(offload: object) -> bool:
-    return isinstance(offload, Mapping) and offload.get("device", "none") != "none"
+    return "train: {lora: {}}, or deepspeed: {zero_optimization: {offload_optimizer: {device: cpu}}}, or more workers"
