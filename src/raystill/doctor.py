@@ -51,7 +51,6 @@ def examine(plan: Plan) -> Iterator[Finding]:
             yield _look(f"{name} reads the teacher's soft targets: one tokenizer", _same_tokens, plan, own)
         if lora := recipe.train_for(student).lora:
             yield _look(f"{name}: what LoRA trains beside", _adapted, plan, student, lora)
-    yield from _trials(plan)
 
 
 def _look(what: str, act: Callable[..., object], *arguments: Any) -> Finding:
@@ -111,7 +110,7 @@ def _spoilers(recipe: Recipe, role: str, model: str) -> Iterator[Finding]:
         yield Finding(what, remark.text if remark.wrong else None, None if remark.wrong else remark.text)
 
 
-def _trials(plan: Plan) -> Iterator[Finding]:
+def trials(plan: Plan) -> Iterator[Finding]:
     """Two optimizer steps of each student at its longest batch, where they can be made here in minutes."""
     recipe = plan.recipe
     room = footprint.room(recipe.compute.train) if recipe else None

@@ -179,21 +179,13 @@ def output_head(seen: Seen, learns: bool) -> Remark | None:
 
 def length(seen: Seen, max_length: int, chosen: bool) -> Remark | None:
     """The longest example fits the student's context; `chosen` says whether the recipe sets it."""
-    if seen.shape is None:
+    if seen.shape is None or max_length <= seen.shape.context:
         return None
-    if max_length > seen.shape.context:
-        return Remark(
-            f"train.max_length is {max_length} and the student's context {seen.shape.context} tokens: longer examples would be "
-            f"learnt at positions it does not know; train: {{max_length: {seen.shape.context}}}",
-            wrong=chosen,
-        )
-    if (original := seen.shape.original_context) and max_length > original:
-        return Remark(
-            f"above {original} tokens this model (longrope) uses other rotary factors, for all examples of a forward pass: "
-            f"what is packed together then matters; train: {{max_length: {original}}}, or packing: false",
-            wrong=False,
-        )
-    return None
+    return Remark(
+        f"train.max_length is {max_length} and the student's context {seen.shape.context} tokens: longer examples would be "
+        f"learnt at positions it does not know; train: {{max_length: {seen.shape.context}}}",
+        wrong=chosen,
+    )
 
 
 def one_stop(teacher: Seen, student: Seen) -> Remark | None:

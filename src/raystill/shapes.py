@@ -31,8 +31,6 @@ class Shape:
     context: int
     tied: bool
     """Whether the input embedding is also the output head."""
-    original_context: int | None = None
-    """Context before longrope stretched it: longer rows use other rotary factors."""
     experts: bool = False
     licence: str | None = None
 
@@ -72,12 +70,10 @@ qwen3 = partial(Shape, "qwen3", of_keys=8, head=128, vocabulary=151_936, context
 smollm2 = partial(Shape, "llama", head=64, vocabulary=49_152, context=8192, tied=True, licence="apache-2.0")
 llama8b = Shape("llama", 4096, 32, 32, 8, 128, 14_336, 128_256, 131_072, False, licence="llama3.1")
 KNOWN: dict[str, Shape] = {
-    "microsoft/Phi-4-mini-instruct": phi3(
-        24, 8, 128, vocabulary=200_064, context=131_072, tied=True, original_context=4096
-    ),
+    "microsoft/Phi-4-mini-instruct": phi3(24, 8, 128, vocabulary=200_064, context=131_072, tied=True),
     "microsoft/Phi-3-mini-4k-instruct": mini(context=4096),
-    "microsoft/Phi-3-mini-128k-instruct": mini(context=131_072, original_context=4096),
-    "microsoft/Phi-3.5-mini-instruct": mini(context=131_072, original_context=4096),
+    "microsoft/Phi-3-mini-128k-instruct": mini(context=131_072),
+    "microsoft/Phi-3.5-mini-instruct": mini(context=131_072),
     "meta-llama/Llama-3.1-8B": llama8b,
     "meta-llama/Llama-3.1-8B-Instruct": llama8b,
     "Qwen/Qwen3-0.6B": qwen3(1024, 28, 16, inner=3072, tied=True),
@@ -119,7 +115,6 @@ def parse(config: Mapping[str, Any]) -> Shape | None:
             vocabulary=int(text["vocab_size"]),
             context=int(text["max_position_embeddings"]),
             tied=bool(config.get("tie_word_embeddings", True)),
-            original_context=text.get("original_max_position_embeddings"),
             experts=any("expert" in key for key in text),
         )
     except (KeyError, TypeError, ValueError):
