@@ -340,3 +340,16 @@ def test_a_teacher_behind_a_url_is_compared_by_its_answers_and_its_price(tmp_pat
     }  # fmt: skip
     assert made["teachers"]["local"]["answers"] == 7
     assert "What each teacher answered" in page
+
+
+def test_a_training_is_drawn_with_what_it_did_not_apply_and_how_fast_it_was(tmp_path: Path) -> None:
+    folder = Path(report(recipe(tmp_path), line(tmp_path)))
+    made = json.loads((folder / "report.json").read_text())["training"]["student"]
+    assert (made["steps"], made["steps_not_applied"], made["resumed_at"]) == (5, 1, [])
+    assert (made["tokens_per_s"], made["supervised_tokens_per_s"], made["mfu"]) == (900.0, 300.0, None)
+    assert made["memory_bytes"] == 3e9
+    page = (folder / "report.html").read_text()
+    assert "1 step not applied: no finite loss and gradient (3)" in page
+    assert "900 tokens per second, 300 of them learnt from (medians over steps). A worker held at most" in page
+    assert page.count('class="plot" role="img"') == 3
+    assert 'aria-label="Learning rate, up to 1e-5."' in page
