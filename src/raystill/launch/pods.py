@@ -4,7 +4,7 @@ from typing import Any
 
 from raystill.launch.gpus import Node
 from raystill.launch.sizes import Group, cpus
-from raystill.placement import HARDWARE
+from raystill.provenance import HARDWARE
 from raystill.recipe import Kubernetes
 from raystill.serving.guard import KEY
 from raystill.session import ENVIRONMENT, GROWS
