@@ -18,7 +18,19 @@ from torch import Tensor
 from raystill import recipe, storage
 from raystill.artifacts import Checkpoint
 from raystill.errors import RaystillError, StageError
-from raystill.training import adapters, batches, checkpoints, early, export, kernels, layouts, loading, optimizers, zero
+from raystill.training import (
+    adapters,
+    batches,
+    checkpoints,
+    early,
+    export,
+    kernels,
+    layouts,
+    loading,
+    offload,
+    optimizers,
+    zero,
+)
 from raystill.training.batches import Corpus, Micro
 from raystill.training.checkpoints import Layout, Saved
 from raystill.training.exam import Exam, mark
@@ -141,6 +153,7 @@ def start(job: Job) -> Worker:
     torch.manual_seed(job.train.seed)
     import deepspeed
 
+    offload.require(job.train.deepspeed)
     device = torch.device("cuda", torch.cuda.current_device()) if job.gpu else torch.device("cpu")
     model, parameters = loading.student(job.student.folder(), job.train, job.compute, device)
     corpora = batches.fetch(storage.join(job.url, "work", job.attempt))
