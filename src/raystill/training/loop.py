@@ -164,7 +164,7 @@ def start(job: Job) -> Worker:
     learner = Learner(model, objective(job.train.loss, job.temperature), *beside(job, model, corpora["train"], device))
     learner.look(shortest(corpora["train"], job.train.packing, model.device))
     if job.gpu:
-        kernels.fit(model)
+        kernels.fit(model, flash=job.train.loss.attention is None)
     if job.compute.compile:
         loading.compile_layers(model)
     workers = dist.get_world_size()
