@@ -43,7 +43,8 @@ def mistakes(
     for what, stages in STAGES.items():
         yield from _offloaded(what, stages, _block(zero, what), compute.zero)
     asked = [key for key in QUANTISED if zero.get(key)]
-    share = int(zero.get(SHARED) or 1)
+    share = zero.get(SHARED)
+    share = share if isinstance(share, int) and share > 1 else 1
     for key in [*asked, *([SHARED] if share > 1 else [])]:
         if compute.zero != 3:
             yield _stage(f"{HERE}.{key}", f"{key} is part of ZeRO++, which shards weights", (3,), compute.zero)
