@@ -18,7 +18,19 @@ from torch import Tensor
 from raystill import recipe, storage
 from raystill.artifacts import Checkpoint
 from raystill.errors import RaystillError, StageError
-from raystill.training import adapters, batches, checkpoints, early, export, kernels, layouts, loading, optimizers, zero
+from raystill.training import (
+    adapters,
+    batches,
+    checkpoints,
+    early,
+    export,
+    kernels,
+    layouts,
+    loading,
+    offload,
+    optimizers,
+    zero,
+)
 from raystill.training.batches import Corpus, Micro
 from raystill.training.beside import Beside
 from raystill.training.checkpoints import Layout, Saved
@@ -153,13 +165,14 @@ def start(job: Job) -> Worker:
     torch.manual_seed(job.train.seed)
     import deepspeed
 
+    offload.require(job.train.deepspeed)
     device = torch.device("cuda", torch.cuda.current_device()) if job.gpu else torch.device("cpu")
     model, parameters = loading.student(job.student.folder(), job.train, job.compute, device)
     corpora = batches.fetch(storage.join(job.url, "work", job.attempt))
     learner = Learner(model, objective(job.train.loss, job.temperature), *beside(job, model, corpora["train"], device))
     learner.look(shortest(corpora["train"], job.train.packing, model.device))
     if job.gpu:
-        kernels.fit(model)
+        kernels.fit(model, flash=job.train.loss.attention is None)
     if job.compute.compile:
         loading.compile_layers(model)
     workers = dist.get_world_size()
