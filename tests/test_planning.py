@@ -213,7 +213,7 @@ def test_a_live_teacher_is_an_input_of_training_and_its_cost_is_said(tmp_path: P
         ("", "bleu", None),
         ("split: {validation: 0}", "validation_loss", r"no validation rows .*split: \{validation: 0\.05\}"),
         ("split: {validation: 0}, validation: FILE", "accuracy", None),
-        ("", "macro_f1", r"conversation has no metric 'macro_f1'.*one of validation_loss, accuracy, exact_match"),
+        ("", "macro_f1", r"conversation has no metric 'macro_f1'.*one of validation_loss, accuracy, exact_match, bleu"),
     ],
 )
 def test_early_stopping_needs_validation_rows_and_a_metric_of_the_task(
@@ -225,6 +225,57 @@ def test_early_stopping_needs_validation_rows_and_a_metric_of_the_task(
     found = planning.plan(path).problems
     assert bool(found) == bool(says), found
     assert re.search(says or "", problems(found), re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("task", "references", "said"),
+    [
+        (
+            "nli",
+            ["entails", "neutral"],
+            "cannot read 20 of the first 40 references; it takes entailment, neutral, contra",
+        ),
+        ("math", ["about forty"], "it takes a number, or a text that ends in one"),
+        ("{parse: {json_path: label}}", ['{"label": '], "it takes a value, or JSON with one at task.parse.json_path"),
+        ("{parse: {choices: [low, high]}}", ["medium"], "it takes one of task.parse.choices"),
+        ("{parse: {regex: '('}}", ["x"], "task.parse.regex is no valid regex"),
+        ("{metrics: [bleu, accuracie]}", ["x"], "'accuracie' is no metric"),
+        ("{metrics: [bleu]}", [""], "bleu: measured against references, and none of the first 40 rows has one"),
+        ("{kind: math, labels: [a, b]}", ["1"], "'labels' says nothing to task math, only to nli, moderation"),
+        ("{parse: {regexp: x}}", ["x"], "unknown key 'regexp'"),
+    ],
+)
+def test_a_task_that_cannot_be_judged_is_found_before_anything_runs(
+    tmp_path: Path, task: str, references: list[str], said: str
+) -> None:
+    path = recipe(tmp_path, task=task)
+    rows = [{"id": f"r{i}", "prompt": f"q{i}", "reference": references[i % len(references)]} for i in range(40)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert said in problems(planning.plan(path).problems)
+
+
+def test_a_tasks_words_are_shown_and_decide(tmp_path: Path) -> None:
+    model = f"{{model: {tmp_path / 'model'}}}"
+    prints = {}
+    for task in ("qa", "conversation", "{kind: qa, system: Answer}"):
+        made = planning.plan(recipe(tmp_path, task=task, teacher=model))
+        assert made.recipe and not made.problems
+        prints[task] = {s.label: s.fingerprint for s in made.steps}
+        ((system, why),) = [(v, why) for key, v, why in planning.resolved(made.recipe) if key == "teacher.system"]
+        assert (system is None) == (task == "conversation") and why.startswith("the task's own")
+    assert prints["qa"]["prepare"] == prints["{kind: qa, system: Answer}"]["prepare"]
+    assert prints["qa"]["generate"] != prints["{kind: qa, system: Answer}"]["generate"]
+
+
+def test_what_only_the_report_reads_changes_no_step(tmp_path: Path) -> None:
+    def prints(task: str) -> dict[str, str]:
+        return {s.label: s.fingerprint for s in planning.plan(recipe(tmp_path, task=task)).steps}
+
+    assert prints("conversation") == prints("{kind: conversation}")
+    own = prints("{parse: {regex: x}}")
+    assert own == prints("{parse: {regex: x}, metrics: [accuracy, bleu]}")
+    other = prints("{parse: {regex: y}}")
+    assert (own["generate"], own["curate"]) == (other["generate"], own["curate"]) and own["curate"] != other["curate"]
 
 
 def test_all_mistakes_come_at_once(tmp_path: Path) -> None:
@@ -252,7 +303,7 @@ def test_resolved_gives_every_key_a_reason(tmp_path: Path) -> None:
     assert made.recipe is not None
     rows = planning.resolved(made.recipe)
     assert ("train.learning_rate", 2e-5, "2e-5 suits all weights of 1B and more, 2e-4 lora") in rows
-    assert ("task", "conversation", "from the recipe") in rows
+    assert ("task.kind", "conversation", "from the recipe") in rows
     assert all(why for _, _, why in rows)
 
 

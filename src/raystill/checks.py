@@ -38,6 +38,7 @@ from raystill.recipe import (
 )
 from raystill.recipe_file import Loc, Located, mistakes
 from raystill.stages import prepare
+from raystill.tasks import own
 from raystill.teachers import endpoint
 from raystill.training import fits, layermap, pairs, zero
 
@@ -46,8 +47,8 @@ def check(located: Located) -> list[Problem]:
     """All mistakes, in the order of the recipe's own keys."""
     found: list[Problem] = []
     for look in (
-        _plugins, _data, _teacher, _endpoint, _students, _losses, _mixture, _training, _early_stopping, _comparable, _owned,
-        _root,
+        _plugins, _data, _task, _teacher, _endpoint, _students, _losses, _mixture, _training, _early_stopping, _comparable,
+        _owned, _root,
     ):  # fmt: skip
         found += look(located)
     # Students that share a block share its mistakes.
@@ -66,7 +67,7 @@ def _attempt(located: Located, loc: Loc, act: Callable[..., object], *arguments:
 def _plugins(located: Located) -> Iterator[Problem]:
     recipe = located.recipe
     named: list[tuple[Loc, str, dict[str, str], str]] = [
-        (("task",), recipe.task, tasks.KINDS, "task"),
+        (("task", "kind"), recipe.task.kind, tasks.KINDS, "task"),
         *((("teachers", n, "kind"), t.kind, teachers.KINDS, "teacher") for n, t in recipe.teachers.items()),
         *([] if recipe.teachers else [(("teacher", "kind"), recipe.teacher.kind, teachers.KINDS, "teacher")]),
         *((("trackers", i), name, trackers.KINDS, "tracker") for i, name in enumerate(recipe.trackers)),
@@ -85,6 +86,35 @@ def _data(located: Located) -> Iterator[Problem]:
                 continue
             yield from _attempt(located, ("data", split, i), sources.find, path)
     yield from _attempt(located, ("data",), prepare.check_columns, data)
+
+
+def _task(located: Located) -> Iterator[Problem]:
+    """A task of one's own that cannot be read, and references that are missing or say nothing to the task."""
+    recipe, task = located.recipe, located.recipe.task
+    wrong = list(_attempt(located, ("task",), own.mistake, task))
+    yield from wrong
+    if wrong or task.kind not in tasks.KINDS:
+        return
+    try:
+        references = [p.reference for p in prepare.first_prompts(recipe.data)]
+    except RaystillError:
+        return  # told by _data
+    found = [r for r in references if r is not None]
+    if references and not found and "metrics" in task.model_fields_set:
+        yield Problem(
+            located.where("task", "metrics"),
+            f"{', '.join(task.metrics)}: measured against references, and none of the first {len(references)} rows has one",
+            "data: {reference: COLUMN}, or a task.parse without metrics: agreement with the teacher is told then",
+        )
+    judge = tasks.load(task, set(found))
+    takes = getattr(judge, "takes", "text")
+    unread = sum(judge.wanted(r) is None for r in found)
+    if unread > recipe.max_error_rate * len(found):
+        yield Problem(
+            located.where("data", "reference"),
+            f"task {task.kind} cannot read {unread} of the first {len(found)} references; it takes {takes}",
+            "data: {reference: another column}, or mend the rows; without data.reference the report tells agreement",
+        )
 
 
 def _teacher(located: Located) -> Iterator[Problem]:
@@ -279,14 +309,23 @@ def _early_stopping(located: Located) -> Iterator[Problem]:
                 "there are no validation rows to choose the best student by",
                 "data: {split: {validation: 0.05}}, or a file as data.validation",
             )
-        # The user's own task is not run by a plan.
-        known = plugins.load(recipe.task, tasks.KINDS, "task").metrics if recipe.task in tasks.KINDS else None
-        if early.by_answers and known and early.metric not in known:
+        if early.by_answers and (known := _metrics(recipe)) and early.metric not in known:
             yield Problem(
                 located.where(*loc, "early_stopping", "metric"),
-                f"task {recipe.task} has no metric '{early.metric}'",
+                f"task {recipe.task.kind} has no metric '{early.metric}'",
                 f"one of {', '.join((VALIDATION_LOSS, *known))}",
             )
+
+
+def _metrics(recipe: Recipe) -> list[str]:
+    """Metrics of the first rows; none for the user's own task, which a plan does not run, or where others tell why."""
+    if recipe.task.kind not in tasks.KINDS:
+        return []
+    try:
+        prompts = list(prepare.first_prompts(recipe.data))
+        return tasks.metrics_of(tasks.load(recipe.task, {p.reference for p in prompts if p.reference}), prompts)
+    except RaystillError:
+        return []
 
 
 def _training(located: Located) -> Iterator[Problem]:

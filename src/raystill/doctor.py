@@ -76,7 +76,7 @@ def _models(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 
 def _tokenizer(model: str, root: str) -> None:
-    folder = models.resolve(model, root, offline=False).folder()
+    folder = models.resolve(model, root, offline=False).papers()
     tokenizer = chat.load_tokenizer(folder)
     turns = [Message("user", "Hello."), Message("assistant", "Hello to you.")]
     chat.encode(tokenizer, turns, [1])
@@ -89,7 +89,7 @@ def _tokenizers(plan: Plan, student: str) -> tuple[chat.Tokenizer, chat.Tokenize
     if recipe is None or teacher is None or student in ("teacher", teacher):
         return None
     theirs, ours = (
-        chat.load_tokenizer(models.resolve(m, recipe.root, offline=False).folder()) for m in (teacher, student)
+        chat.load_tokenizer(models.resolve(m, recipe.root, offline=False).papers()) for m in (teacher, student)
     )
     return None if chat.fingerprint(theirs) == chat.fingerprint(ours) else (theirs, ours)
 
@@ -133,7 +133,7 @@ def _fit(plan: Plan, role: str, model: str) -> None:
     if recipe is None or prepared is None:
         return
     table = artifacts.load(Table, prepared.url)
-    folder = models.resolve(model, recipe.root, offline=False).folder()
+    folder = models.resolve(model, recipe.root, offline=False).papers()
     teacher = recipe.all_teachers().get(role)
     tokenizer = chat.load_tokenizer(folder)
     told = teacher.engine if teacher else recipe.serve.engine

@@ -18,7 +18,7 @@ from raystill.context import Context, Progress
 from raystill.errors import RecipeError
 from raystill.models import UNRESOLVED, resolve
 from raystill.provenance import hardware
-from raystill.recipe import PLACEMENT_KEYS, ByColumn, Cut, Random, Recipe, Score, Student, Teacher, Train, Turn
+from raystill.recipe import PLACEMENT_KEYS, ByColumn, Cut, Random, Recipe, Score, Student, Task, Teacher, Train, Turn
 from raystill.records import SPLITS
 from raystill.session import ray_session
 from raystill.stages import curate, evaluate, generate, initialize, prepare, report, score, serve, train
@@ -50,16 +50,17 @@ def run(
     compute: str | None = None,
     only: str | None = None,
     retry_rejected: bool = False,
+    elsewhere: Callable[[str], None] | None = None,
 ) -> str | None:
     """Run a recipe to its report and return the report's folder. Finished steps are reused.
 
     With `only` one stage is made and None returned, unless that completes the line. With `retry_rejected` rows that a
-    teacher rejected for a passing reason are asked again.
+    teacher rejected for a passing reason are asked again. `elsewhere` makes a stage that needs Ray, by its name.
     """
     recipe = recipe_file.load(path, compute).recipe
     storage.probe(recipe.root)
     with ray_session(recipe.compute) as ensure_ray, tempfile.TemporaryDirectory(prefix="raystill-") as scratch:
-        do = Runner(recipe, progress, stopping, ensure_ray, Path(scratch), only, retry_rejected)
+        do = Runner(recipe, progress, stopping, ensure_ray, Path(scratch), only, retry_rejected, elsewhere)
         try:
             made = compare(recipe, learn(recipe, do), do)
         except StageDone:
@@ -131,10 +132,10 @@ def prepared(recipe: Recipe, do: Do) -> Step[Table]:
         label="prepare",
         stage="prepare",
         version=prepare.VERSION,
-        decides={"data": recipe.data.identity(), "task": task_identity(recipe)},
+        decides={"data": recipe.data.identity(), "task": plugins.identity(recipe.task.kind, tasks.KINDS, "task")},
         inputs=files,
         kind=Table,
-        make=lambda context: prepare.prepare(recipe.data, recipe.task, context),
+        make=lambda context: prepare.prepare(recipe.data, recipe.task.kind, context),
     )
 
 
@@ -412,9 +413,14 @@ def measured(recipe: Recipe, name: str, made: Line, endpoint: Serving) -> Step[T
     )
 
 
-def task_identity(recipe: Recipe) -> str:
-    """The task's kind, or the user's own task with its source's hash."""
-    return plugins.identity(recipe.task, tasks.KINDS, "task")
+def task_identity(recipe: Recipe) -> str | dict[str, object]:
+    """The task's kind, or the user's own task with its source's hash; with its options where any is not the default."""
+    kind = plugins.identity(recipe.task.kind, tasks.KINDS, "task")
+    decides = recipe.task.identity()
+    options = {
+        key: value for key, value in decides.items() if value != Task.model_fields[key].default and key != "kind"
+    }
+    return {"kind": kind, **options} if options else kind
 
 
 def view_of(recipe: Recipe, name: str) -> tuple[str | None, list[Turn]]:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from raystill import planning
+from raystill.recipe import Task
 from raystill.records import Message, Prompt
 from raystill.tasks.conversation import Conversation
 
@@ -40,7 +41,7 @@ def accuracy(row: dict[str, Any], answer: str) -> float:
         reference=row["reference"],
         columns=json.dumps(row),
     )
-    return Conversation([]).score(prompt, answer)["accuracy"]
+    return Conversation([], Task(kind="conversation")).score(prompt, answer)["accuracy"]
 
 
 def test_one_seed_gives_the_same_rows_and_another_seed_others(demo: ModuleType) -> None:

@@ -61,7 +61,7 @@ def score(
                 raise Interrupted("stopped; finished units are kept: run the same command to go on")
     counts = _total(done) | {"reused_units": len(reused), "units": len(units)}
     _check(counts, context.max_error_rate)
-    tokenizer = chat.load_tokenizer(model.folder())
+    tokenizer = chat.load_tokenizer(model.papers())
     spoken = tokens.of(tokenizer).dump()
     storage.put_if_absent(storage.join(context.url, tokens.FILE), spoken)
     facts = score.identity() | {"tokenizer": chat.fingerprint(tokenizer), "teacher": model.fingerprint}

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
-from raystill import chat, losses, metrics, models, plugins, recipe, session, storage, tasks
+from raystill import chat, losses, models, plugins, recipe, session, storage, tasks
 from raystill.artifacts import Checkpoint, File, Outcome, Table, decode, describe
 from raystill.context import Context
 from raystill.errors import DataError, Interrupted, RecipeError, StageError
@@ -74,7 +74,7 @@ def train(
     student: Checkpoint,
     trackers: Sequence[Tracker],
     context: Context,
-    task: str = "",
+    task: recipe.Task | None = None,
     prompts: Table | None = None,
     beside: Live | None = None,
 ) -> Outcome:
@@ -105,7 +105,7 @@ def train(
     if Path(student.url).is_dir():
         student = replace(student, url=str(Path(student.url).resolve()))
     if beside:
-        layermap.check(train.loss, *(models.config(m.folder()) or {} for m in (student, beside.model)))
+        layermap.check(train.loss, *(models.config(m.papers()) or {} for m in (student, beside.model)))
     attempt = uuid.uuid4().hex[:12]
     work = storage.join(url, "work", attempt)
     counts = _tokenise(train, system, examples, targets, beside, student, work, context.scratch)
@@ -130,7 +130,10 @@ def train(
         raise DataError(
             "train.early_stopping needs validation examples, and curate left none; raise data.split.validation, or remove it"
         )
-    exam, teacher = _exam(train, task, prompts, system, student) if prompts else None, beside.model if beside else None
+    exam, teacher = (
+        _exam(train, task, prompts, system, student) if task and prompts else None,
+        beside.model if beside else None,
+    )
     outcome = _fit(train, temperature or 1.0, student, teacher, url, attempt, counts.train, exam, trackers, context)
     checkpoints.discard(work)
     exported = outcome.exported
@@ -163,14 +166,14 @@ def _tokenise(
     from raystill.training import batches, crossed, live, soft
 
     counts = Counts()
-    tokenizer = chat.load_tokenizer(student.folder())
+    tokenizer = chat.load_tokenizer(student.papers())
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         with (Path(folder) / (live.FILE if beside else soft.FILE)).open("wb") as file:
-            shown = live.Writer(file, beside.teacher, beside.model.folder(), tokenizer) if beside else None
+            shown = live.Writer(file, beside.teacher, beside.model.papers(), tokenizer) if beside else None
             writer = None
             if targets:
                 soft.check(targets, examples)
-                writer = _writer(file, targets, tokenizer, models.vocabulary(student.folder()))
+                writer = _writer(file, targets, tokenizer, models.vocabulary(student.papers()))
             batches.store(work, _encoded(train, system, examples, targets, tokenizer, shown or writer, counts))
             if writer:
                 counts.with_targets, counts.raised_tails = writer.saying, writer.raised_tails
@@ -229,18 +232,19 @@ def _encoded(
             yield example.split, encoded, example.weight, span
 
 
-def _exam(train: recipe.Train, task: str, prompts: Table, system: str | None, student: Checkpoint) -> "exam.Exam":
+def _exam(
+    train: recipe.Train, task: recipe.Task, prompts: Table, system: str | None, student: Checkpoint
+) -> "exam.Exam":
     """The validation prompts whose hashes are smallest, of those that can be judged and are not too long to train on."""
     from raystill.training.exam import Exam
 
     early = train.early_stopping or recipe.EarlyStopping()
     references = set(prompts.column("reference", "train", "validation")) - {None}
-    judge: tasks.Task = plugins.load(task, tasks.KINDS, "task")(references)
-    by_text = early.metric in (*metrics.TEXT, *metrics.LABELS)
+    judge = tasks.load(task, references)
     tokenizer = chat.load_tokenizer(student.folder())
 
     def askable(prompt: Prompt) -> bool:
-        judged = prompt.reference is not None if by_text else early.metric in judge.score(prompt, "")
+        judged = early.metric in tasks.metrics_of(judge, [prompt])
         asked = chat.prompt_ids(tokenizer, chat.view(prompt.messages, system, []), prompt.tools) if judged else []
         return judged and len(asked) <= train.max_length
 
@@ -248,7 +252,7 @@ def _exam(train: recipe.Train, task: str, prompts: Table, system: str | None, st
     chosen = list(itertools.islice(filter(askable, rows), early.rows))
     if not chosen:
         raise DataError(
-            f"train.early_stopping.metric: no validation row can be judged by {early.metric} of task {task}; set "
+            f"train.early_stopping.metric: no validation row can be judged by {early.metric} of task {task.kind}; set "
             "data.reference, or take metric: validation_loss"
         )
     return Exam(judge, early.metric, chosen, system, early.max_tokens)
