@@ -48,7 +48,8 @@ def check(located: Located) -> list[Problem]:
     found: list[Problem] = []
     for look in (
         _plugins, _data, _task, _teacher, _endpoint, _students, _losses, _mixture, _training, _early_stopping, _comparable,
-        _owned, _root,
+        _owned,
+        _root,
     ):  # fmt: skip
         found += look(located)
     # Students that share a block share its mistakes.

@@ -130,10 +130,8 @@ def train(
         raise DataError(
             "train.early_stopping needs validation examples, and curate left none; raise data.split.validation, or remove it"
         )
-    exam, teacher = (
-        _exam(train, task, prompts, system, student) if task and prompts else None,
-        beside.model if beside else None,
-    )
+    exam = _exam(train, task, prompts, system, student) if task and prompts else None
+    teacher = beside.model if beside else None
     outcome = _fit(train, temperature or 1.0, student, teacher, url, attempt, counts.train, exam, trackers, context)
     checkpoints.discard(work)
     exported = outcome.exported
