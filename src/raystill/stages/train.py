@@ -60,10 +60,10 @@ class Counts:
     """Tokens of the kept examples that the student learns to write."""
     with_targets: int = 0
     """Those of them of which the teacher says more than the text does."""
-    carried_mass: float = 1.0
-    """Mean share of the teacher's listed mass there that stands for tokens of the student; below 1 with another tokenizer."""
     raised_tails: int = 0
     """Those of these whose stored tail was 0, and was read as `losses.LEAST_TAIL`."""
+    carried_mass: float = 1.0
+    """Mean share of the teacher's listed mass that stands for tokens of the student; below 1 with another tokenizer."""
 
 
 def train(
@@ -105,7 +105,7 @@ def train(
     if Path(student.url).is_dir():
         student = replace(student, url=str(Path(student.url).resolve()))
     if beside:
-        layermap.check(train.loss, *(models.config(m.folder()) or {} for m in (student, beside.model)))
+        layermap.check(train.loss, *(models.config(m.papers()) or {} for m in (student, beside.model)))
     attempt = uuid.uuid4().hex[:12]
     work = storage.join(url, "work", attempt)
     counts = _tokenise(train, system, examples, targets, beside, student, work, context.scratch)
@@ -167,18 +167,17 @@ def _tokenise(
     tokenizer = chat.load_tokenizer(student.papers())
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         with (Path(folder) / (live.FILE if beside else soft.FILE)).open("wb") as file:
-            shown = live.Writer(file, beside.teacher, beside.model.folder(), tokenizer) if beside else None
-            writer = None
-            if targets:
+            writer: live.Writer | soft.Writer | None = None
+            if beside:
+                writer = live.Writer(file, beside.teacher, beside.model.papers(), tokenizer)
+            elif targets:
                 soft.check(targets, examples)
                 writer = _writer(file, targets, tokenizer, models.vocabulary(student.papers()))
-            batches.store(work, _encoded(train, system, examples, targets, tokenizer, shown or writer, counts))
-            if writer:
-                counts.with_targets, counts.raised_tails = writer.saying, writer.raised_tails
-        if isinstance(writer, crossed.Writer):
-            counts.carried_mass = writer.carried_mass()
-            if writer.support == "sampled":
-                writer.beyond().tofile(Path(folder) / soft.BEYOND)
+            batches.store(work, _encoded(train, system, examples, targets, tokenizer, writer, counts))
+        if writer:
+            vars(counts).update(writer.counts())
+        if isinstance(writer, crossed.Writer) and writer.support == "sampled":
+            writer.beyond().tofile(Path(folder) / soft.BEYOND)
         if counts.with_targets:
             storage.upload(Path(folder), work)
     return counts
@@ -226,7 +225,6 @@ def _encoded(
             elif writer:
                 span = writer(found.get((example.id, example.teacher, example.sample_index)), encoded)
             counts.supervised += sum(encoded.loss_mask)
-            counts.with_targets += span.count if isinstance(writer, live.Writer) else 0
             yield example.split, encoded, example.weight, span
 
 

@@ -65,6 +65,10 @@ class Writer:
         self.rows += len(rows)
         return Span(self.rows - len(rows), first, len(rows))
 
+    def counts(self) -> dict[str, Any]:
+        """What the stage counts of them."""
+        return {"with_targets": self.saying, "raised_tails": self.raised_tails}
+
 
 def check(table: Table, examples: Table) -> None:
     """Raise DataError for targets of other examples."""
