@@ -15,6 +15,7 @@ from raystill.origins import Origin
 from raystill.planning import Plan
 from raystill.recipe import Cut, Lora, Recipe, Student, Train
 from raystill.records import Message, Prompt
+from raystill.teachers import tokens
 from raystill.training import footprint, preflight
 from raystill.training.footprint import Footprint, Room
 
@@ -46,11 +47,14 @@ def examine(plan: Plan) -> Iterator[Finding]:
         yield _look(f"{role} {model}: prompts fit its context", _fit, plan, role, model)
         yield from _spoilers(recipe, role, model)
     for name, student in recipe.all_students().items():
-        if recipe.train_for(student).loss.kind != losses.TEXT and recipe.teacher.model:
-            own = student.init.from_ if isinstance(student.init, Cut) else student.model
-            yield _look(f"{name} reads the teacher's soft targets: one tokenizer", _same_tokens, plan, own)
-        if lora := recipe.train_for(student).lora:
-            yield _look(f"{name}: what LoRA trains beside", _adapted, plan, student, lora)
+        train = recipe.train_for(student)
+        own = student.init.from_ if isinstance(student.init, Cut) else student.model
+        if train.teacher == "live" and recipe.teacher.model:
+            yield _look(f"{name} sits beside its teacher: one tokenizer", _same_tokens, plan, own)
+        elif train.loss.kind != losses.TEXT and recipe.teacher.model:
+            yield _look(f"{name} reads the teacher's soft targets: tokens in common", _common_tokens, plan, own)
+        if train.lora:
+            yield _look(f"{name}: what LoRA trains beside", _adapted, plan, student, train.lora)
 
 
 def _look(what: str, act: Callable[..., object], *arguments: Any) -> Finding:
@@ -82,7 +86,7 @@ def _models(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 
 def _tokenizer(model: str, root: str) -> None:
-    folder = models.resolve(model, root, offline=False).folder()
+    folder = models.resolve(model, root, offline=False).papers()
     tokenizer = chat.load_tokenizer(folder)
     turns = [Message("user", "Hello."), Message("assistant", "Hello to you.")]
     chat.encode(tokenizer, turns, [1])
@@ -92,14 +96,14 @@ def _spoilers(recipe: Recipe, role: str, model: str) -> Iterator[Finding]:
     """What would spoil an answer or a training without an error."""
     student = recipe.all_students().get(role)
     try:
-        seen = pitfalls.look(models.resolve(model, recipe.root, offline=False).folder())
+        seen = pitfalls.look(models.resolve(model, recipe.root, offline=False).papers())
         remarks = list(pitfalls.of_model(seen, student is not None))
         if student:
             train = recipe.train_for(student)
             chosen = "max_length" in student.train or "max_length" in recipe.train.model_fields_set
             remarks += [found] if (found := pitfalls.length(seen, train.max_length, chosen)) else []
             if recipe.teacher.model and recipe.teacher.model != model:
-                teacher = pitfalls.look(models.resolve(recipe.teacher.model, recipe.root, offline=False).folder())
+                teacher = pitfalls.look(models.resolve(recipe.teacher.model, recipe.root, offline=False).papers())
                 remarks += [found] if (found := pitfalls.one_stop(teacher, seen)) else []
     except RaystillError:
         return  # a tokenizer that cannot be read was told before
@@ -167,7 +171,7 @@ def pairs(plan: Plan) -> Iterator[Pair]:
 def _side(role: str, origin: Origin, weights: bool, root: str) -> Side:
     """A model of the table. One that is not at hand keeps what its shape tells."""
     try:
-        folder = models.resolve(origin.model or "", root, offline=False).folder() if origin.model else None
+        folder = models.resolve(origin.model, root, offline=False).papers() if origin.model else None
         tokenizer = chat.load_tokenizer(folder) if folder else None
     except RaystillError:
         tokenizer = None
@@ -177,17 +181,36 @@ def _side(role: str, origin: Origin, weights: bool, root: str) -> Side:
     return Side(role, origin.model, weights, origin.shape, tokenizer.get_vocab(), ids, template)
 
 
-def _same_tokens(plan: Plan, student: str) -> None:
-    """Raise when the teacher's tokenizer is another one than the student's."""
+def _tokenizers(plan: Plan, student: str) -> tuple[chat.Tokenizer, chat.Tokenizer] | None:
+    """The teacher's and the student's where they differ."""
     recipe = plan.recipe
     teacher = recipe.teacher.model if recipe else None
     if recipe is None or teacher is None or student in ("teacher", teacher):
-        return
-    theirs, ours = (models.resolve(m, recipe.root, offline=False).folder() for m in (teacher, student))
-    if chat.tokenizer_fingerprint(theirs) != chat.tokenizer_fingerprint(ours):
+        return None
+    theirs, ours = (
+        chat.load_tokenizer(models.resolve(m, recipe.root, offline=False).papers()) for m in (teacher, student)
+    )
+    return None if chat.fingerprint(theirs) == chat.fingerprint(ours) else (theirs, ours)
+
+
+def _same_tokens(plan: Plan, student: str) -> None:
+    """Raise when a live teacher's tokenizer is another one than the student's."""
+    if _tokenizers(plan, student):
         raise RaystillError(
-            f"soft targets are in the token ids of {teacher}, and {student} has another tokenizer; take a student with the "
-            f"teacher's tokenizer, or loss: {{kind: {losses.TEXT}}}, which learns from text"
+            f"a live teacher is compared token by token, and {student} has another tokenizer; take train: {{teacher: stored}} "
+            "with score: {k: 50}, which maps the teacher's tokens to the student's"
+        )
+
+
+def _common_tokens(plan: Plan, student: str) -> None:
+    """Raise when no token of the teacher's stands for one of the student's."""
+    if (found := _tokenizers(plan, student)) is None:
+        return
+    theirs, ours = map(tokens.of, found)
+    if not theirs.numbers().keys() & ours.numbers().keys():
+        raise RaystillError(
+            f"none of the teacher's {len(theirs.text)} tokens is known to stand for the same text as one of {student}'s, so "
+            f"nothing of its soft targets could be carried over; take loss: {{kind: {losses.TEXT}}}, which learns from text"
         )
 
 
@@ -209,7 +232,7 @@ def _fit(plan: Plan, role: str, model: str) -> None:
     if recipe is None or prepared is None:
         return
     table = artifacts.load(Table, prepared.url)
-    folder = models.resolve(model, recipe.root, offline=False).folder()
+    folder = models.resolve(model, recipe.root, offline=False).papers()
     teacher = recipe.all_teachers().get(role)
     tokenizer = chat.load_tokenizer(folder)
     told = teacher.engine if teacher else recipe.serve.engine

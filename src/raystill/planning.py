@@ -45,7 +45,7 @@ class Plan:
     steps: list[Planned]
     problems: list[Problem]
     needs: list[str] = field(default_factory=list)
-    """What a teacher's replica needs of a cluster with GPUs, a line each."""
+    """What a teacher needs of the machines, a line each: its replicas with GPUs, and beside a student that it trains live."""
     learners: list[str] = field(default_factory=list)
     """What each student is, and what training it takes."""
     warnings: list[str] = field(default_factory=list)
@@ -110,7 +110,8 @@ def plan(path: str, compute: str | None = None) -> Plan:
     if problems:
         return Plan(located.recipe, planner.steps, problems)
     recipe = located.recipe
-    return Plan(recipe, planner.steps, [], list(needs(recipe)), list(learners(recipe)), list(warnings(recipe)))
+    needed = [*needs(recipe), *beside(recipe)]
+    return Plan(recipe, planner.steps, [], needed, list(learners(recipe)), list(warnings(recipe)))
 
 
 def warnings(recipe: Recipe) -> Iterator[str]:
@@ -140,6 +141,20 @@ def needs(recipe: Recipe) -> Iterator[str]:
         holds = f"each GPU must hold {found}" if found else "how much its weights take is seen when they are there"
         room = f"this machine's GPUs have {size / memory.GB:.1f} GB" if size else "the GPUs' memory is not known here"
         yield f"{name}: {holds}; {room}"
+
+
+def beside(recipe: Recipe) -> Iterator[str]:
+    """What a live teacher costs each train worker."""
+    for name, student in recipe.all_students().items():
+        train = recipe.train_for(student)
+        if train.teacher != "live":
+            continue
+        found = memory.need(recipe.teacher.model or "", {"max_model_len": -1})
+        weights = str(found) if found else "its weights, whose size is seen when they are there"
+        yield f"{name}: each train worker holds the whole teacher ({weights}) and runs it once per example and epoch"
+        if train.loss.attention:
+            said = "its own layers" if train.loss.attention.map == "uniform" else "the mapped layers"
+            yield f"{name}: attention of {said} is computed twice on both sides, for answers' tokens and every head"
 
 
 def learners(recipe: Recipe) -> Iterator[str]:
