@@ -12,7 +12,7 @@ from raystill.artifacts import Table
 from raystill.compatibility import Pair, Side, pair
 from raystill.errors import RaystillError
 from raystill.origins import Origin
-from raystill.planning import Plan
+from raystill.planning import Plan, held
 from raystill.recipe import Cut, Lora, Recipe, Student, Train
 from raystill.records import Message, Prompt
 from raystill.teachers import tokens
@@ -123,14 +123,15 @@ def trials(plan: Plan) -> Iterator[Finding]:
     for name, student in recipe.all_students().items():
         train, compute = recipe.train_for(student), recipe.compute.train
         what = f"{name}: two optimizer steps at the longest batch, {compute.micro_tokens:,} tokens a worker"
-        shape = origins.of_student(student, recipe.teacher).shape
-        takes = footprint.footprint(shape, train, compute, room.workers, room.gpu) if shape else None
+        shape, takes = origins.of_student(student, recipe.teacher).shape, held(recipe, student, room.workers, room.gpu)
         free = room.each if room.gpu else psutil.virtual_memory().available // room.workers
         if takes and takes.total > free:
             said = f"training would take each of {room.workers} workers about {takes}, and {free / memory.GB:.1f} GB are free"
             yield Finding(what, f"{said}; {footprint.advice(takes, compute)}")
         elif student.init != "pretrained" or student.model is None:
             yield Finding(what, None, "not tried: `initialize` makes this student when the run begins")
+        elif train.teacher == "live":
+            yield Finding(what, None, f"not tried with a teacher beside it; worked out: about {takes or 'unknown'}")
         elif takes and shape and not room.gpu and (shape.parameters or 0) * compute.micro_tokens > TRIED_ON_CPU:
             yield Finding(what, None, f"not tried, since it would take long without a GPU; worked out: about {takes}")
         else:
@@ -147,12 +148,12 @@ def _trial(
         seen = preflight.run(preflight.Trial(train, compute, folder, room.workers, room.threads, room.gpu))
     except RaystillError as e:
         return Finding(what, str(e))
-    held = max(seen.peaks, default=0)
-    if seen.fits and held <= free:
-        return Finding(f"{what}: {held / memory.GB:.2f} GB held of {free / memory.GB:.1f}", None)
+    peak = max(seen.peaks, default=0)
+    if seen.fits and peak <= free:
+        return Finding(f"{what}: {peak / memory.GB:.2f} GB held of {free / memory.GB:.1f}", None)
     lower = footprint.advice(takes, compute) if takes else "lower compute.train.micro_tokens"
     return Finding(
-        what, f"they held {held / memory.GB:.2f} GB and {free / memory.GB:.1f} GB are free: out of memory; {lower}"
+        what, f"they held {peak / memory.GB:.2f} GB and {free / memory.GB:.1f} GB are free: out of memory; {lower}"
     )
 
 
