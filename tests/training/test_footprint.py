@@ -152,5 +152,7 @@ def test_room_is_this_machine_or_unknown_on_a_cluster(monkeypatch: pytest.Monkey
     found = footprint.room(recipe.Workers(workers=4))
     assert found is not None and (found.workers, found.gpu) == (4, False)
     assert found.each == psutil.virtual_memory().total // 4
+    found = footprint.room(recipe.Workers(workers=(2, 4)))
+    assert found is not None and found.workers == 2, "where the fewest share, each holds most"
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     assert footprint.room(recipe.Workers()) is None
