@@ -70,9 +70,9 @@ def plan(
     typer.echo(printed.steps(made))
     findings = []
     if check and not made.problems:
-        from raystill import doctor
+        from raystill import doctor, rehearsal
 
-        for finding in itertools.chain(doctor.examine(made), doctor.trials(made)):
+        for finding in itertools.chain(doctor.examine(made), rehearsal.trials(made)):
             findings.append(finding)
             typer.echo(printed.finding(finding))
         for pair in doctor.pairs(made):
