@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from raystill import artifacts, chat, plugins, recipe, storage, targets
+from raystill import artifacts, chat, plugins, recipe, staging, storage, targets
 from raystill.errors import RaystillError
 from raystill.records import Example, Ids, Targets
-from raystill.teachers import fidelity, pool
+from raystill.teachers import fidelity
 from raystill.teachers.fidelity import Sums
 from raystill.teachers.units import Done, StartUp, Unit, answer_batch
 
@@ -74,7 +74,7 @@ class Scorer:
         self.broken: RaystillError | None = None
         self.start_up = StartUp()
         try:
-            folder = pool.staged(model)
+            folder = staging.staged(model)
             self.start_up.mark("weights")
             self.tokenizer = chat.load_tokenizer(folder)
             self.own = {name for name, mark in tokenizers.items() if mark == chat.fingerprint(self.tokenizer)}
