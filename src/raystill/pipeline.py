@@ -18,7 +18,7 @@ from raystill.context import Context, Progress
 from raystill.errors import RecipeError
 from raystill.models import UNRESOLVED, resolve
 from raystill.provenance import hardware
-from raystill.recipe import PLACEMENT_KEYS, ByColumn, Cut, Random, Recipe, Score, Student, Teacher, Train, Turn
+from raystill.recipe import PLACEMENT_KEYS, ByColumn, Cut, Random, Recipe, Score, Student, Task, Teacher, Train, Turn
 from raystill.records import SPLITS
 from raystill.session import ray_session
 from raystill.stages import curate, evaluate, generate, initialize, prepare, report, score, serve, train
@@ -76,12 +76,12 @@ def learn(recipe: Recipe, do: Do) -> Line:
     teacher = next(iter(weights.values()))
     generations = asked_all(recipe, prompts, weights, do)
     examples = do(curated(recipe, generations))
-    targets = do(scored(recipe, recipe.score, teacher, examples)) if recipe.score else None
+    targets = do(scored(recipe, recipe.score, weights, examples)) if recipe.score else None
     models = {"teacher": teacher} if teacher else {}
     for name, student in recipe.all_students().items():
         start = untrained(recipe, student, teacher, do)
         models["baseline" if recipe.student else f"{name}-baseline"] = start
-        models[name] = do(trained(recipe, name, student, prompts, examples, targets, start))
+        models[name] = do(trained(recipe, name, student, prompts, examples, targets, teacher, start))
     return Line(prompts, generations, examples, models, targets)
 
 
@@ -132,10 +132,10 @@ def prepared(recipe: Recipe, do: Do) -> Step[Table]:
         label="prepare",
         stage="prepare",
         version=prepare.VERSION,
-        decides={"data": recipe.data.identity(), "task": task_identity(recipe)},
+        decides={"data": recipe.data.identity(), "task": plugins.identity(recipe.task.kind, tasks.KINDS, "task")},
         inputs=files,
         kind=Table,
-        make=lambda context: prepare.prepare(recipe.data, recipe.task, context),
+        make=lambda context: prepare.prepare(recipe.data, recipe.task.kind, context),
     )
 
 
@@ -235,21 +235,30 @@ def curated(recipe: Recipe, generations: Mapping[str, Table]) -> Step[Table]:
     )
 
 
-def scored(recipe: Recipe, config: Score, teacher: Checkpoint | None, examples: Table) -> Step[Table]:
-    """What the teacher thinks of every token of the examples' answers."""
-    if teacher is None:
-        raise RecipeError(
-            f"score needs a teacher with weights, and a '{recipe.teacher.kind}' teacher has none; remove 'score', or name "
-            "a teacher.model"
-        )
+def scored(recipe: Recipe, config: Score, weights: Mapping[str, Checkpoint | None], examples: Table) -> Step[Table]:
+    """What the teacher, or a mixture of several, thinks of every token of the examples' answers."""
+    asked = recipe.all_teachers()
+    voices = []
+    for name in config.mixture or [next(iter(asked))]:
+        if (model := weights[name]) is None:
+            raise RecipeError(
+                f"score needs a teacher with weights, and a '{asked[name].kind}' teacher has none; remove 'score', or name "
+                "a teacher.model"
+            )
+        voices.append((asked[name], model))
+    (teacher, model), *further = voices
     return Step(
         label="score",
         stage="score",
         version=score.VERSION,
-        decides={"score": config.identity(), "teacher": recipe.teacher.identity()},
-        inputs={"examples": examples, "teacher": teacher},
+        decides={
+            "score": config.identity(),
+            "teacher": teacher.identity(),
+            "further": [other.identity() for other, _ in further],
+        },
+        inputs={"examples": examples, "teacher": model, **{f"teacher {i}": m for i, (_, m) in enumerate(further, 2)}},
         kind=Table,
-        make=lambda context: score.score(config, recipe.teacher, teacher, examples, context),
+        make=lambda context: score.score(config, teacher, model, examples, context, further),
         ray=True,
     )
 
@@ -285,24 +294,46 @@ def trained(
     prompts: Table,
     examples: Table,
     targets: Table | None,
+    teacher: Checkpoint | None,
     start: Checkpoint,
 ) -> Step[Checkpoint]:
-    """The student. Soft targets are an input only where its loss learns from them, and prompts where it answers them."""
+    """The student. Soft targets or the live teacher are an input only where its loss learns from them, and prompts where it
+    answers them."""
     config = recipe.train_for(student)
     loss = config.loss.identity() | {"kind": plugins.identity(config.loss.kind, losses.KINDS, "loss")}
-    used = None if config.loss.kind == losses.TEXT else targets
+    used = None if config.loss.kind == losses.TEXT or config.teacher == "live" else targets
+    beside = beside_of(recipe.teacher, teacher) if config.teacher == "live" else None
     by_answers = config.early_stopping is not None and config.early_stopping.by_answers
     asked, judged = (prompts, {"task": task_identity(recipe)}) if by_answers else (None, {})
+    shown = {"view": recipe.teacher.view()} if beside else {}
     return Step(
         label=f"train {name}",
         stage="train",
         version=train.VERSION,
-        decides={"train": config.identity() | {"loss": loss}, "system": student.system, **judged},
-        inputs={"examples": examples, "targets": used, "start": start, "prompts": asked},
+        decides={"train": config.identity() | {"loss": loss}, "system": student.system, **judged, **shown},
+        inputs={
+            "examples": examples,
+            "targets": used,
+            "teacher": beside.model if beside else None,
+            "start": start,
+            "prompts": asked,
+        },
         kind=Checkpoint,
-        make=lambda context: _train(recipe, name, config, student.system, examples, used, start, asked, context),
+        make=lambda context: _train(
+            recipe, name, config, student.system, examples, used, beside, start, asked, context
+        ),
         ray=True,
     )
+
+
+def beside_of(teacher: Teacher, model: Checkpoint | None) -> train.Live:
+    """The teacher that runs beside a student. Raises RecipeError for one without weights."""
+    if model is None:
+        raise RecipeError(
+            f"train.teacher: live needs a teacher with weights, and a '{teacher.kind}' teacher has none; name a teacher.model, "
+            "or take train.teacher: stored"
+        )
+    return train.Live(teacher, model)
 
 
 def _train(
@@ -312,6 +343,7 @@ def _train(
     system: str | None,
     examples: Table,
     targets: Table | None,
+    beside: train.Live | None,
     start: Checkpoint,
     asked: Table | None,
     context: Context,
@@ -319,7 +351,7 @@ def _train(
     folder = str(context.scratch) if storage.is_s3(recipe.root) else storage.join(recipe.root, "trackers")
     opened = open_trackers(recipe.trackers, folder, f"{recipe.name}-{name}")
     try:
-        return train.train(config, system, examples, targets, start, opened, context, recipe.task, asked)
+        return train.train(config, system, examples, targets, start, opened, context, recipe.task, asked, beside)
     finally:
         for tracker in opened:
             tracker.close()
@@ -381,9 +413,14 @@ def measured(recipe: Recipe, name: str, made: Line, endpoint: Serving) -> Step[T
     )
 
 
-def task_identity(recipe: Recipe) -> str:
-    """The task's kind, or the user's own task with its source's hash."""
-    return plugins.identity(recipe.task, tasks.KINDS, "task")
+def task_identity(recipe: Recipe) -> str | dict[str, object]:
+    """The task's kind, or the user's own task with its source's hash; with its options where any is not the default."""
+    kind = plugins.identity(recipe.task.kind, tasks.KINDS, "task")
+    decides = recipe.task.identity()
+    options = {
+        key: value for key, value in decides.items() if value != Task.model_fields[key].default and key != "kind"
+    }
+    return {"kind": kind, **options} if options else kind
 
 
 def view_of(recipe: Recipe, name: str) -> tuple[str | None, list[Turn]]:

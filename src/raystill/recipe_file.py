@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from raystill import tasks
 from raystill.errors import Problem, RecipeError
 from raystill.recipe import Compute, Recipe
 
@@ -41,13 +42,13 @@ class RecipeProblems(RecipeError):
 def load(path: str, compute: str | None = None) -> Located:
     """Read and validate a recipe; `compute` names a file whose map replaces its `compute` block.
 
-    Raises RecipeProblems with every mistake.
+    Teachers and students without a system prompt have the task's. Raises RecipeProblems with every mistake.
     """
     values, lines = _parse(path)
     if compute:
         values = {**values, "compute": _parse(compute)[0]}
     try:
-        return Located(Recipe.model_validate(values), path, lines)
+        return Located(tasks.with_prompts(Recipe.model_validate(values)), path, lines)
     except ValidationError as e:
         raise RecipeProblems([_problem(error, path, lines) for error in mistakes(e)]) from None
 

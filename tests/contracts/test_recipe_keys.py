@@ -59,6 +59,7 @@ def test_a_key_is_read_and_explained(kind: type[Block], name: str, read_names: s
 
 
 NO_IDENTITY = {
+    "Task": {"system", "language", "false_positive_rate", "metrics"},
     "Data": {"train", "validation", "test"},
     "Teacher": {"model", "recipe", "stall_s"},
     "Endpoint": {

@@ -7,13 +7,13 @@ import pytest
 from conftest import build_tiny_model
 from test_train import CONFIG, cluster, context, curve, examples  # noqa: F401 - `cluster` is a fixture
 
-from raystill import artifacts, chat, recipe
+from raystill import artifacts, chat, recipe, storage
 from raystill.artifacts import Checkpoint, Manifest, Outcome, Table
 from raystill.context import Context
 from raystill.errors import RecipeError
 from raystill.records import Targets
 from raystill.stages import train
-from raystill.teachers import units
+from raystill.teachers import tokens, units
 from raystill.teachers.scorer import Scorer
 
 
@@ -28,6 +28,9 @@ def scored(folder: Path, teacher: Path, table: Table, score: recipe.Score) -> Ta
     scorer = Scorer(*asked)
     of = units.of(table, {}, str(folder))
     files = [asyncio.run(scorer.run(unit)).file for unit in of]
+    spoken = tokens.of(chat.load_tokenizer(str(teacher))).dump()
+    storage.put_if_absent(storage.join(str(folder), tokens.FILE), spoken)
+    files.append(artifacts.describe(tokens.FILE, spoken))
     facts = score.identity() | {"tokenizer": chat.tokenizer_fingerprint(str(teacher))}
     facts |= {"parts": {unit.source.rpartition("/")[2]: unit.name for unit in of}}
     inputs = {"examples": table.fingerprint}
@@ -79,3 +82,22 @@ def test_a_student_comes_closer_to_its_teacher(
     assert rows[-1]["validation_loss"] < rows[0]["loss"]
     assert outcome.facts["logits_difference"] < 1e-4
     assert not (Path(where.url) / "work").exists() or not list((Path(where.url) / "work").rglob("soft.bin"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("support", ["top_k", "sampled"])
+def test_a_student_learns_from_a_teacher_with_another_tokenizer(
+    cluster: None,  # noqa: F811
+    tiny_model: Path,
+    tmp_path: Path,
+    support: str,
+) -> None:
+    other = build_tiny_model(tmp_path / "other", vocabulary=300)
+    table = examples(tmp_path / "examples")
+    targets = scored(tmp_path / "targets", other, table, recipe.Score(support=support))  # type: ignore[arg-type]
+    where = context(tmp_path, workers=2, zero=2, micro_tokens=64)
+    outcome = run(tiny_model, where, table, targets, recipe.Loss(kind="forward_kl"))
+    assert 0.3 < outcome.counts["with_targets"] / outcome.counts["supervised"] < 1
+    assert 0.5 < outcome.counts["carried_mass"] < 1
+    rows = curve(outcome, where)
+    assert rows[-1]["validation_loss"] < rows[0]["loss"]

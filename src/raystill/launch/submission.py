@@ -71,5 +71,5 @@ def _own_code(recipe: Recipe) -> list[str]:
     """Plug-ins of the user's own, module:attr."""
     kinds = [teacher.kind for teacher in recipe.all_teachers().values()]
     losses = [recipe.train_for(student).loss.kind for student in recipe.all_students().values()]
-    named = [recipe.task, *kinds, *recipe.curate.filters, *losses, *recipe.trackers]
+    named = [recipe.task.kind, *kinds, *recipe.curate.filters, *losses, *recipe.trackers]
     return sorted({name for name in named if ":" in name})
