@@ -23,7 +23,7 @@ from raystill import (
     trackers,
 )
 from raystill.errors import Problem, RaystillError, RecipeError
-from raystill.recipe import ByColumn, Cut, Generate, Structured, Student, Teacher
+from raystill.recipe import ByColumn, Cut, Generate, Loss, Structured, Student, Teacher
 from raystill.recipe_file import Loc, Located
 from raystill.stages import prepare
 from raystill.teachers import endpoint
@@ -33,7 +33,7 @@ from raystill.training import pairs, zero
 def check(located: Located) -> list[Problem]:
     """All mistakes, in the order of the recipe's own keys."""
     found: list[Problem] = []
-    for look in (_plugins, _data, _teacher, _endpoint, _students, _losses, _comparable, _owned, _root):
+    for look in (_plugins, _data, _teacher, _endpoint, _students, _losses, _rounds, _comparable, _owned, _root):
         found += look(located)
     # Students that share a block share its mistakes.
     return list(dict.fromkeys(found))
@@ -160,14 +160,14 @@ def _students(located: Located) -> Iterator[Problem]:
     recipe = located.recipe
     for name, student in recipe.all_students().items():
         loc: Loc = ("student",) if recipe.student else ("students", name)
-        try:
-            recipe.train_for(student)
-        except ValidationError as e:
-            for error in e.errors():
-                key = ".".join(map(str, error["loc"]))
-                yield Problem(
-                    located.where(*loc, "train"), f"train.{key}: {error['msg']}", "see 'train' in docs/recipe.md"
-                )
+        for at, train in (((*loc, "train"), recipe.train_for), (("on_policy", "train"), recipe.train_in_rounds)):
+            try:
+                train(student)
+            except ValidationError as e:
+                for error in e.errors():
+                    key = ".".join(map(str, error["loc"]))
+                    yield Problem(located.where(*at), f"train.{key}: {error['msg']}", "see 'train' in docs/recipe.md")
+                break
         if student.model:
             yield from _attempt(located, (*loc, "model"), _model, student.model, recipe.root)
         if isinstance(student.init, Cut):
@@ -176,7 +176,7 @@ def _students(located: Located) -> Iterator[Problem]:
 
 def _losses(located: Located) -> Iterator[Problem]:
     """A loss that is none, or that the soft targets to be scored cannot give."""
-    recipe, score = located.recipe, located.recipe.score
+    recipe = located.recipe
     for name, student in recipe.all_students().items():
         of_student: Loc = ("student",) if recipe.student else ("students", name)
         loc: Loc = (*of_student, "train", "loss") if "loss" in student.train else ("train", "loss")
@@ -184,13 +184,57 @@ def _losses(located: Located) -> Iterator[Problem]:
             loss = recipe.train_for(student).loss
         except ValidationError:
             continue  # told by _students
-        if unknown := list(_attempt(located, (*loc, "kind"), plugins.find, loss.kind, losses.KINDS, "loss")):
-            yield from unknown
-        else:
-            for m in pairs.mistakes(loss, *((score.support, score.temperature) if score else (None, None))):
-                yield Problem(located.where(*loc, m.key), m.what, m.fix)
-            if score and loss.kind != losses.TEXT:
-                yield from _attempt(located, (*loc, "kind"), _same_tokens, recipe.teacher, student)
+        yield from _loss(located, loc, loss, student)
+
+
+def _loss(located: Located, loc: Loc, loss: Loss, student: Student) -> Iterator[Problem]:
+    score = located.recipe.score
+    if unknown := list(_attempt(located, (*loc, "kind"), plugins.find, loss.kind, losses.KINDS, "loss")):
+        yield from unknown
+        return
+    for m in pairs.mistakes(loss, *((score.support, score.temperature) if score else (None, None))):
+        yield Problem(located.where(*loc, m.key), m.what, m.fix)
+    if score and loss.kind != losses.TEXT:
+        yield from _attempt(located, (*loc, "kind"), _same_tokens, located.recipe.teacher, student)
+
+
+def _rounds(located: Located) -> Iterator[Problem]:
+    """On-policy rounds that nobody could score, or in which a student would learn to say what it says anyhow."""
+    recipe, score = located.recipe, located.recipe.score
+    named = {name: student for name, student in recipe.all_students().items() if recipe.rounds_of(student)}
+    if not named:
+        return
+    for refuse in (engine.refuse_owned, engine.refuse_unknown):
+        yield from _attempt(located, ("on_policy", "engine"), refuse, recipe.on_policy.engine, "on_policy.engine")
+    if recipe.teacher.model is None and recipe.teacher.recipe is None:
+        yield Problem(
+            located.where("rounds"),
+            f"in a round the teacher scores what the student wrote, and a '{recipe.teacher.kind}' teacher has no weights here",
+            "teacher: {model: …} with score: {k: 50}, or rounds: 0, which learns from answers alone",
+        )
+    elif score is None:
+        what = "in a round the student learns from what the teacher thinks of its text, and there is no 'score'"
+        yield Problem(located.where("rounds"), what, "score: {k: 50}, or rounds: 0")
+    for student in named.values():
+        try:
+            loss = recipe.train_in_rounds(student).loss
+        except ValidationError:
+            continue  # told by _students
+        loc: Loc = ("on_policy", "train", "loss") if "loss" in recipe.on_policy.train else ("train", "loss")
+        if loss.kind == losses.TEXT:
+            yield Problem(
+                located.where(*loc, "kind"),
+                f"{losses.TEXT} in a round would teach the student its own text, mistakes and all",
+                "on_policy: {train: {loss: {kind: reverse_kl}}}, or another loss with soft targets",
+            )
+        elif loss.alpha < 1:
+            yield Problem(
+                located.where(*loc, "alpha"),
+                f"alpha {loss.alpha:g} in a round gives the student's own text a share of {1 - loss.alpha:g}, mistakes and all",
+                f"on_policy: {{train: {{loss: {{kind: {loss.kind}}}}}}}, and lambda below 1 for a share of the teacher's text",
+            )
+        elif score:
+            yield from _loss(located, loc, loss, student)
 
 
 def _same_tokens(teacher: Teacher, student: Student) -> None:

@@ -36,7 +36,8 @@ def examine(plan: Plan) -> Iterator[Finding]:
         yield _look(f"{role} {model}: tokenizer, chat template, stop token", _tokenizer, model, recipe.root)
         yield _look(f"{role} {model}: prompts fit its context", _fit, plan, role, model)
     for name, student in recipe.all_students().items():
-        if recipe.train_for(student).loss.kind != losses.TEXT and recipe.teacher.model:
+        soft = recipe.train_for(student).loss.kind != losses.TEXT or recipe.rounds_of(student)
+        if soft and recipe.teacher.model:
             own = student.init.from_ if isinstance(student.init, Cut) else student.model
             yield _look(f"{name} reads the teacher's soft targets: one tokenizer", _same_tokens, plan, own)
 

@@ -336,6 +336,7 @@ class Student(Block):
     init: Literal["pretrained"] | Cut | Random = setting("pretrained", "where its weights come from", "the model as is")
     system: str | None = setting(None, "system prompt that the student sees", "the data's own, if any")
     train: dict[str, Any] = setting({}, "changes to 'train' for this student", "as 'train' says")
+    rounds: int | None = setting(None, "on-policy rounds of this student", "as 'rounds' says", ge=0, le=100)
 
     @model_validator(mode="after")
     def _has_weights(self) -> Self:
@@ -433,6 +434,25 @@ class Train(Block):
     validations: int = setting(4, "validations over the whole run", "enough to see overfitting", ge=0)
     checkpoint_every: int = setting(200, "optimizer steps between checkpoints", "minutes of work", identity=False, ge=1)
     deepspeed: dict[str, Any] = setting({}, "any DeepSpeed key", "raystill's own ZeRO setting")
+
+
+class Rollout(Sampling):
+    """How a student's answers are drawn in an on-policy round."""
+
+    temperature: float = setting(1.0, "softness of the draw", "what the student itself thinks", ge=0, le=5)
+
+
+class OnPolicy(Block):
+    """One on-policy round: the student writes, the teacher scores that, and the student learns from it."""
+
+    kind: Literal["vllm", "transformers"] = setting("vllm", "what the student writes with", "the fast engine")
+    sampling: Rollout = setting(Rollout(), "how its answers are drawn", "one answer at 1.0")
+    lambda_: float = setting(
+        1.0, "student's share of the prompts; those not drawn keep the teacher's answers, as in GKD (arXiv 2306.13649)",
+        "it learns where it goes wrong itself", alias="lambda", gt=0, le=1,
+    )  # fmt: skip
+    train: dict[str, Any] = setting({}, "changes to 'train' in rounds, also over a student's own", "as 'train' says")
+    engine: dict[str, Any] = setting({}, "any vLLM engine argument", "vLLM's defaults, fitted to the machine")
 
 
 class Evaluate(Block):
@@ -541,6 +561,7 @@ class Compute(Block):
 
     cpus: int | None = setting(None, "logical CPUs of the local Ray", "what the stages need", identity=False, ge=1)
     generate: Generate = setting(Generate(), "teacher engines", "one replica", identity=False)
+    rollout: Generate = setting(Generate(), "student engines of on-policy rounds", "one replica", identity=False)
     train: Workers = setting(Workers(), "training workers", "fitted to the machine", identity=False)
 
 
@@ -563,6 +584,8 @@ class Recipe(Block):
     curate: Curate = setting(Curate(), "which answers are kept", "drops what is plainly bad")
     score: Score | None = setting(None, "soft targets from the teacher", "the student learns from text alone")
     train: Train = setting(Train(), "how students learn", "a full fine-tune")
+    rounds: int = setting(0, "on-policy rounds after training on the teacher's answers", "offline alone", ge=0, le=100)
+    on_policy: OnPolicy = setting(OnPolicy(), "what a round is", "all of the student's own text")
     evaluate: Evaluate = setting(Evaluate(), "how models are compared", "all test rows, greedy")
     serve: Serve = setting(Serve(), "how models are hosted", "this machine only")
     prices: Prices = setting(Prices(), "what time costs", "unknown", identity=False)
@@ -606,3 +629,11 @@ class Recipe(Block):
     def train_for(self, student: Student) -> Train:
         """`train` with this student's own changes, validated."""
         return Train.model_validate(self.train.model_dump() | student.train)
+
+    def train_in_rounds(self, student: Student) -> Train:
+        """`train_for` with the changes of on-policy rounds, validated."""
+        return Train.model_validate(self.train_for(student).model_dump() | self.on_policy.train)
+
+    def rounds_of(self, student: Student) -> int:
+        """On-policy rounds of a student."""
+        return self.rounds if student.rounds is None else student.rounds

@@ -4,7 +4,7 @@ Units, resuming and taking over equal ones work as in generate; one long Ray Dat
 """
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,6 +20,8 @@ from raystill.teachers.scorer import Scorer, scored
 from raystill.teachers.units import Done
 
 VERSION = 3
+VIEW = ("system", "examples", "chat_template_kwargs")
+"""What of a teacher decides how it sees a prompt, beside its weights and their template."""
 
 
 def score(
@@ -55,6 +57,23 @@ def score(
     facts = score.identity() | {"tokenizer": chat.tokenizer_fingerprint(model.folder()), "teacher": model.fingerprint}
     facts |= {"parts": {u.source.rpartition("/")[2]: u.name for u in units}}
     return Outcome("targets", sorted((d.file for d in done), key=lambda f: f.path), Targets.SCHEMA, counts, facts)
+
+
+def consistent(generations: Mapping[str, Table], examples: Table, teacher: recipe.Teacher, model: Checkpoint) -> float:
+    """Share of the train examples that this teacher wrote, seeing prompts as it sees them when it scores.
+
+    Lightning OPD (arXiv 2604.13010): where another one wrote what a student learnt first, on-policy rounds keep a bias.
+    """
+
+    def is_it(table: Table) -> bool:
+        made = table.manifest
+        if made is None or made.inputs.get("teacher") != model.fingerprint:
+            return False
+        seen, sees = made.config["teacher"], teacher.identity()
+        return all(seen[key] == sees[key] for key in VIEW)
+
+    wrote = collections.Counter(examples.column("teacher", "train"))
+    return sum(wrote[name] for name, table in generations.items() if is_it(table)) / max(1, wrote.total())
 
 
 def _advance(context: Context, done: Done) -> None:

@@ -61,9 +61,14 @@ def train(
     student: Checkpoint,
     trackers: Sequence[Tracker],
     context: Context,
+    *,
+    own: str | None = None,
+    watch_text: bool = False,
 ) -> Outcome:
     """A trained student as an exported model folder, with its training curve.
 
+    Of examples whose writer is called `own` (the student itself) only tokens with targets are learnt: it must not copy
+    itself where the teacher said nothing. With `watch_text`, and always with `own`, the curve also has `text_loss`.
     Raises RecipeError for DeepSpeed keys that raystill owns and for a loss that these targets cannot give, ModelError for
     targets in another tokenizer's ids, DataError when no example can be learnt from, ResourceError when the cluster is too
     small, StageError when training fails, Interrupted after Ctrl-C (the same command resumes).
@@ -81,7 +86,7 @@ def train(
         student = replace(student, url=str(Path(student.url).resolve()))
     attempt = uuid.uuid4().hex[:12]
     tokens = storage.join(url, "work", attempt)
-    counts = _tokenise(train, system, examples, targets, student, tokens, context.scratch)
+    counts = _tokenise(train, system, examples, targets, student, tokens, own, context.scratch)
     if not counts.train:
         why = ", ".join(f"{n} {reason}" for reason, n in counts.rejected.items()) or "there are none"
         raise DataError(
@@ -93,7 +98,8 @@ def train(
             f"none of the {counts.supervised} tokens to learn has soft targets: the teacher scored none of these answers, or "
             "wrote them in other tokens; look at the counts of `score`, or take train.loss.kind: cross_entropy"
         )
-    outcome = _fit(train, scored_at.get("temperature", 1.0), student, url, attempt, counts.train, trackers, context)
+    temperature, watched = scored_at.get("temperature", 1.0), watch_text or own is not None
+    outcome = _fit(train, temperature, student, url, attempt, counts.train, watched, trackers, context)
     checkpoints.discard(tokens)
     exported = outcome.exported
     if exported is None:
@@ -107,8 +113,19 @@ def train(
         kind="model",
         files=[*exported.files, replace(curve, path=f"{exported.folder}/{CURVE}")],
         counts=asdict(counts) | {"steps": last["step"], "tokens": last["tokens"]},
-        facts=exported.facts | {"loss": last["loss"], "validation_loss": validations[-1] if validations else None},
+        facts=exported.facts
+        | {"loss": last["loss"], "validation_loss": validations[-1] if validations else None}
+        | ({"drift": _drift(outcome.curve)} if own else {}),
     )
+
+
+def _drift(curve: Sequence[dict[str, Any]]) -> float | None:
+    """How much less likely the validation text became, in nats per token; None where there was none.
+
+    Of text that the student drew at temperature 1 this estimates KL(who wrote || who has learnt).
+    """
+    before, after = curve[0].get("text_loss_before"), curve[-1].get("text_loss")
+    return None if before is None or after is None else after - before
 
 
 def _tokenise(
@@ -118,6 +135,7 @@ def _tokenise(
     targets: Table | None,
     student: Checkpoint,
     tokens: str,
+    own: str | None,
     scratch: Path,
 ) -> Counts:
     """Store the examples as token ids, and what the teacher thinks of them, for the workers; what was kept and dropped."""
@@ -131,7 +149,7 @@ def _tokenise(
             if targets:
                 soft.check(targets, examples, chat.fingerprint(tokenizer))
                 writer = soft.Writer(file, targets.facts["support"], models.vocabulary(student.folder()))
-            batches.store(tokens, _encoded(train, system, examples, targets, tokenizer, writer, counts))
+            batches.store(tokens, _encoded(train, system, examples, targets, tokenizer, writer, own, counts))
             counts.raised_tails = writer.raised_tails if writer else 0
         if counts.with_targets:
             storage.upload(Path(folder), tokens)
@@ -145,6 +163,7 @@ def _encoded(
     targets: Table | None,
     tokenizer: chat.Tokenizer,
     writer: "soft.Writer | None",
+    own: str | None,
     counts: Counts,
 ) -> Iterator[tuple[str, chat.Encoded, float, "soft.Span"]]:
     from raystill.training import soft
@@ -162,9 +181,14 @@ def _encoded(
             if len(encoded.input_ids) > train.max_length:
                 counts.rejected["too long"] = counts.rejected.get("too long", 0) + 1
                 continue
-            setattr(counts, example.split, getattr(counts, example.split) + 1)
             target = found.get((example.id, example.teacher, example.sample_index))
             span = writer(target, encoded) if writer else soft.Span()
+            if example.teacher == own:
+                encoded, span = soft.alone(encoded, span)
+                if not span.count:
+                    counts.rejected["not scored"] = counts.rejected.get("not scored", 0) + 1
+                    continue
+            setattr(counts, example.split, getattr(counts, example.split) + 1)
             counts.supervised += sum(encoded.loss_mask)
             counts.with_targets += span.count
             yield example.split, encoded, example.weight, span
@@ -177,6 +201,7 @@ def _fit(
     url: str,
     attempt: str,
     examples: int,
+    watch_text: bool,
     trackers: Sequence[Tracker],
     context: Context,
 ) -> "board.Outcome":
@@ -190,7 +215,7 @@ def _fit(
     what = f"training with {workers} workers of {cpus} CPUs each (compute.train.workers, compute.train.cpus)"
     session.need(what, workers * cpus, workers if gpu else 0)
     meeting: Any = ray.remote(num_cpus=0)(Board).remote()
-    job = loop.Job(train, temperature, compute, student, url, attempt, gpu, cpus, meeting)
+    job = loop.Job(train, temperature, compute, student, url, attempt, gpu, cpus, meeting, watch_text)
     context.progress.start(context.label, batches.steps(examples, train.epochs, train.batch_size), "steps")
     errors: list[Exception] = []
     running = threading.Thread(target=_trained, args=(job, workers, context.scratch, errors), daemon=True)

@@ -22,7 +22,7 @@ from raystill.training import batches, checkpoints, documents, export, zero
 from raystill.training.batches import Corpus, Micro
 from raystill.training.checkpoints import Layout, Saved
 from raystill.training.learner import Learner
-from raystill.training.objective import objective
+from raystill.training.objective import Objective, objective
 
 CHECKPOINTS = "work/checkpoints"
 MAX_SKIPS = 5
@@ -46,6 +46,8 @@ class Job:
     threads: int
     board: Any
     """Handle of the Board actor."""
+    watch_text: bool = False
+    """Whether the validation text's cross-entropy is noted too, whatever is minimised."""
 
 
 @dataclass
@@ -89,6 +91,7 @@ def fit(job: Job) -> None:
     asked = worker.rank == 0 and bool(ray.get(job.board.stopping.remote()))
     for step in range(len(curve), total):
         at = batches.batch(len(corpus), train.epochs, train.batch_size, train.seed, step)
+        watched = {"text_loss_before": text_loss(worker)} if job.watch_text and step == 0 else {}
         rate = learning_rate(train, step, total)
         value, applied, stop = one_step(worker, at, step, rate, stop=asked)
         tokens += int(corpus.lengths[at].sum())
@@ -99,7 +102,9 @@ def fit(job: Job) -> None:
                 f"none was applied; lower train.learning_rate (now {train.learning_rate:g}) or raise train.warmup"
             )
         row: dict[str, Any] = {"step": step + 1, "loss": value if math.isfinite(value) else None, "applied": applied}
-        row |= {"validation_loss": validate(worker) if step + 1 in validate_at else None}
+        row |= {"validation_loss": validate(worker) if step + 1 in validate_at else None} | watched
+        if job.watch_text and step + 1 in validate_at:
+            row |= {"text_loss": text_loss(worker)}
         row |= {"learning_rate": rate, "tokens": tokens, "elapsed_s": round(time.perf_counter() - began, 3)}
         curve.append(row)
         if worker.rank == 0:
@@ -226,6 +231,16 @@ def validate(worker: Worker) -> float | None:
     worker.engine.train()
     dist.all_reduce(total)
     return float(total) / batches.supervised(corpus, range(len(corpus)))
+
+
+def text_loss(worker: Worker) -> float | None:
+    """Mean cross-entropy of the validation text, whatever the loss is; None without validation examples."""
+    learner = worker.engine.module
+    minimised, learner.objective = learner.objective, Objective()
+    try:
+        return validate(worker)
+    finally:
+        learner.objective = minimised
 
 
 def keep(worker: Worker, step: int, curve: list[dict[str, Any]], tokens: int, attempts: list[str]) -> None:

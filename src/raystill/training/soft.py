@@ -5,7 +5,7 @@ first difference on (another stop token, an answer without one) the student lear
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -59,6 +59,14 @@ class Writer:
         self.file.write(rows.tobytes())
         self.rows += count
         return Span(self.rows - count, first, count)
+
+
+def alone(encoded: Encoded, span: Span) -> tuple[Encoded, Span]:
+    """The example with loss on the tokens that have targets, and on no others."""
+    supervised = np.flatnonzero(encoded.loss_mask)
+    mask = np.zeros(len(encoded.loss_mask), bool)
+    mask[supervised[span.first : span.first + span.count]] = True
+    return replace(encoded, loss_mask=mask.tolist()), replace(span, first=0)
 
 
 def check(table: Table, examples: Table, tokenizer: str) -> None:
