@@ -43,6 +43,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import alone
 import machine
 
 HERE = Path(__file__).parent
@@ -55,7 +56,6 @@ TOKENS = {"tiny": (32, 96), "smollm2": (16, 48)}
 """Shortest and longest answer: smollm2 does about 170 tokens/s on two cores, so a window must hold many short ones."""
 PILOT_ROWS = 5 * MAX_NUM_SEQS
 QUICK_ROWS = 6 * MAX_NUM_SEQS
-POLL_S = 5
 
 
 @dataclass(frozen=True)
@@ -191,58 +191,10 @@ def run(
 ) -> Run:
     """One arm in a process of its own. Raises RuntimeError with the end of its log when it fails or takes too long."""
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="raystill-bench-") as scratch:
-        files = {name: Path(scratch) / name for name in ("job.json", "result.json", "log")}
-        files["job.json"].write_text(json.dumps(job | {"folder": scratch}))
-        command = [
-            sys.executable,
-            str(HERE / "generate_arms.py"),
-            arm,
-            str(files["job.json"]),
-            str(files["result.json"]),
-        ]
-        with files["log"].open("wb") as log:
-            ended = _run_alone(command, log, limit_s)
-        if ended != 0 or not files["result.json"].exists():
-            tail = "\n".join(files["log"].read_text(errors="replace").splitlines()[-25:])
-            raise RuntimeError(f"{arm} on {model} {'timed out' if ended is None else f'ended with {ended}'}:\n{tail}")
-        result = json.loads(files["result.json"].read_text())
+    result = alone.result("generate_arms.py", arm, job, limit_s)
     tokens, answers, seconds = window([(at, n) for at, n in result["answers"]], ramp, queue)
     first_s = result["first"] - result["called"]
     return Run(arm, model, number, tokens, answers, seconds, first_s, time.monotonic() - began, result["niceness"])
-
-
-def _run_alone(command: list[str], log: Any, limit_s: float) -> int | None:
-    """Exit status, None after the limit. Whatever the process started is gone afterwards: engines outlive a crash."""
-    import psutil
-
-    paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
-    changed = {
-        "PYTHONPATH": os.pathsep.join(paths),  # Ray's workers find the teacher there
-        "RAY_worker_niceness": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-        "RAYLLM_ENABLE_REQUEST_PROMPT_LOGS": "0",
-        "HF_HUB_OFFLINE": "1",
-    }
-    process = subprocess.Popen(command, env=os.environ | changed, stdout=log, stderr=subprocess.STDOUT)
-    started: set[Any] = set()
-    deadline = time.monotonic() + limit_s
-    try:
-        while process.poll() is None and time.monotonic() < deadline:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                started |= set(psutil.Process(process.pid).children(recursive=True))
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(POLL_S)
-        return process.poll()
-    finally:
-        process.kill()
-        process.wait()
-        _, left = psutil.wait_procs(started, timeout=POLL_S)
-        for other in left:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                other.kill()
-        psutil.wait_procs(left, timeout=POLL_S)
 
 
 def versions() -> dict[str, str]:
