@@ -16,6 +16,7 @@ from raystill import (
     models,
     placement,
     plugins,
+    recipe_file,
     sources,
     storage,
     tasks,
@@ -23,7 +24,7 @@ from raystill import (
     trackers,
 )
 from raystill.errors import Problem, RaystillError, RecipeError
-from raystill.recipe import ByColumn, Cut, Generate, Loss, Structured, Student, Teacher
+from raystill.recipe import ByColumn, Cut, Generate, Loss, Range, Recipe, Structured, Student, Teacher
 from raystill.recipe_file import Loc, Located
 from raystill.stages import prepare
 from raystill.teachers import endpoint
@@ -33,7 +34,7 @@ from raystill.training import pairs, zero
 def check(located: Located) -> list[Problem]:
     """All mistakes, in the order of the recipe's own keys."""
     found: list[Problem] = []
-    for look in (_plugins, _data, _teacher, _endpoint, _students, _losses, _rounds, _comparable, _owned, _root):
+    for look in (_plugins, _data, _teacher, _endpoint, _students, _losses, _rounds, _tune, _comparable, _owned, _root):
         found += look(located)
     # Students that share a block share its mistakes.
     return list(dict.fromkeys(found))
@@ -235,6 +236,50 @@ def _rounds(located: Located) -> Iterator[Problem]:
             )
         elif score:
             yield from _loss(located, loc, loss, student)
+
+
+def _tune(located: Located) -> Iterator[Problem]:
+    """A search without anything to go by, or over values that cannot be."""
+    recipe, config = located.recipe, located.recipe.tune
+    if config is None:
+        return
+    students = recipe.all_students()
+    name = config.student or next(iter(students))
+    if name not in students:
+        what = f"no student is called '{name}'"
+        yield Problem(located.where("tune", "student"), what, f"there are: {', '.join(students)}")
+        return
+    if recipe.data.validation is None and recipe.data.split.validation == 0:
+        what = "trials are compared by the validation text, and there is none"
+        yield Problem(located.where("data", "split", "validation"), what, "data: {split: {validation: 0.05}}")
+    if recipe.train_for(students[name]).validations == 0:
+        what = "trials are compared at their validations, and there are none"
+        yield Problem(located.where("train", "validations"), what, "train: {validations: 4}")
+    for key, searched in config.space().items():
+        if key in ("temperature", "k") and (recipe.score is None or (key, recipe.score.support) == ("k", "sampled")):
+            what = f"{key} says nothing without soft targets of kind top_k"
+            yield Problem(
+                located.where("tune", key), what, "score: {k: 50} with a loss such as forward_kl, or remove it"
+            )
+            continue
+        for value in [searched.min, searched.max] if isinstance(searched, Range) else searched:
+            yield from _tried(located, name, key, value)
+
+
+def _tried(located: Located, name: str, key: str, value: float) -> Iterator[Problem]:
+    """What is wrong with one value of a search."""
+    try:
+        made = Recipe.model_validate(recipe_file.chosen(located.values, name, {key: value}))
+        loss = made.train_for(made.all_students()[name]).loss
+    except ValidationError as e:
+        said = e.errors()[0]["msg"]
+        yield Problem(located.where("tune", key), f"{key} {value:g}: {said}", "see 'tune' in docs/recipe.md")
+        return
+    if loss.kind in losses.KINDS:
+        of = (made.score.support, made.score.temperature) if made.score else (None, None)
+        for m in pairs.mistakes(loss, *of):
+            if m.key == key:
+                yield Problem(located.where("tune", key), m.what, m.fix)
 
 
 def _same_tokens(teacher: Teacher, student: Student) -> None:

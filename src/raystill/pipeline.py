@@ -94,20 +94,26 @@ def run(
     return report.report(recipe, made)
 
 
-def learn(recipe: Recipe, do: Do) -> Line:
-    """From data to trained students."""
+def taught(recipe: Recipe, do: Do) -> Line:
+    """From data to the teacher's answers that are worth learning from."""
     prompts = do(prepared(recipe, do))
     weights = {name: weights_of(teacher, do) for name, teacher in recipe.all_teachers().items()}
     teacher = next(iter(weights.values()))
     generations = asked_all(recipe, prompts, weights, do)
     examples = do(curated(recipe, recipe.curate, generations))
-    targets = do(scored(recipe, recipe.score, teacher, examples)) if recipe.score and scores_its_own(recipe) else None
-    models = {"teacher": teacher} if teacher else {}
-    made = Line(prompts, generations, examples, models, targets)
+    return Line(prompts, generations, examples, {"teacher": teacher} if teacher else {})
+
+
+def learn(recipe: Recipe, do: Do) -> Line:
+    """From data to trained students."""
+    made = taught(recipe, do)
+    models, teacher = made.models, made.models.get("teacher")
+    if recipe.score and scores_its_own(recipe):
+        made = replace(made, targets=do(scored(recipe, recipe.score, teacher, made.examples)))
     for name, student in recipe.all_students().items():
         start = untrained(recipe, student, teacher, do)
         models["baseline" if recipe.student else f"{name}-baseline"] = start
-        models[name] = do(trained(recipe, name, student, examples, targets, start))
+        models[name] = do(trained(recipe, name, student, made.examples, made.targets, start))
         for number in range(1, recipe.rounds_of(student) + 1):
             made.rounds.setdefault(name, []).append(on_policy(recipe, name, student, number, made, do))
             models[name] = made.rounds[name][-1].learner

@@ -89,7 +89,7 @@ NO_IDENTITY = {
     "Generate": set(recipe.Generate.model_fields),
     "Workers": set(recipe.Workers.model_fields),
     "Compute": set(recipe.Compute.model_fields),
-    "Recipe": {"prices", "budget", "compute", "trackers", "max_error_rate", "root"},
+    "Recipe": {"tune", "prices", "budget", "compute", "trackers", "max_error_rate", "root"},
 }
 
 

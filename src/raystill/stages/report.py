@@ -42,6 +42,8 @@ class Line(Protocol):
     @property
     def examples(self) -> Table: ...
     @property
+    def targets(self) -> Table | None: ...
+    @property
     def models(self) -> Mapping[str, Checkpoint]: ...
     @property
     def answers(self) -> Mapping[str, Table]: ...
@@ -149,6 +151,7 @@ def _steps(made: Line) -> Iterator[Made]:
     """Finished steps in the line's order."""
     answers = {"generate" if n == "teacher" else f"generate {n}": table for n, table in made.generations.items()}
     named: dict[str, Artifact] = {"prepare": made.prompts, **answers, "curate": made.examples}
+    named |= {"score": made.targets} if made.targets else {}
     named |= {f"train {n}" if n not in ("teacher", "baseline") else n: m for n, m in made.models.items()}
     named |= {f"answer {n}": a for n, a in made.answers.items()} | {f"measure {n}": a for n, a in made.loads.items()}
     for name, rounds in made.rounds.items():

@@ -64,11 +64,13 @@ def train(
     *,
     own: str | None = None,
     watch_text: bool = False,
+    k: int | None = None,
 ) -> Outcome:
     """A trained student as an exported model folder, with its training curve.
 
     Of examples whose writer is called `own` (the student itself) only tokens with targets are learnt: it must not copy
-    itself where the teacher said nothing. With `watch_text`, and always with `own`, the curve also has `text_loss`.
+    itself where the teacher said nothing. With `watch_text`, and always with `own`, the curve also has `text_loss`. Top-k
+    targets are cut to `k`.
     Raises RecipeError for DeepSpeed keys that raystill owns and for a loss that these targets cannot give, ModelError for
     targets in another tokenizer's ids, DataError when no example can be learnt from, ResourceError when the cluster is too
     small, StageError when training fails, Interrupted after Ctrl-C (the same command resumes).
@@ -86,7 +88,7 @@ def train(
         student = replace(student, url=str(Path(student.url).resolve()))
     attempt = uuid.uuid4().hex[:12]
     tokens = storage.join(url, "work", attempt)
-    counts = _tokenise(train, system, examples, targets, student, tokens, own, context.scratch)
+    counts = _tokenise(train, system, examples, targets, student, tokens, own, k, context.scratch)
     if not counts.train:
         why = ", ".join(f"{n} {reason}" for reason, n in counts.rejected.items()) or "there are none"
         raise DataError(
@@ -136,6 +138,7 @@ def _tokenise(
     student: Checkpoint,
     tokens: str,
     own: str | None,
+    k: int | None,
     scratch: Path,
 ) -> Counts:
     """Store the examples as token ids, and what the teacher thinks of them, for the workers; what was kept and dropped."""
@@ -148,7 +151,7 @@ def _tokenise(
             writer = None
             if targets:
                 soft.check(targets, examples, chat.fingerprint(tokenizer))
-                writer = soft.Writer(file, targets.facts["support"], models.vocabulary(student.folder()))
+                writer = soft.Writer(file, targets.facts["support"], models.vocabulary(student.folder()), k)
             batches.store(tokens, _encoded(train, system, examples, targets, tokenizer, writer, own, counts))
             counts.raised_tails = writer.raised_tails if writer else 0
         if counts.with_targets:
@@ -168,7 +171,7 @@ def _encoded(
 ) -> Iterator[tuple[str, chat.Encoded, float, "soft.Span"]]:
     from raystill.training import soft
 
-    own = chat.fingerprint(tokenizer)
+    mark = chat.fingerprint(tokenizer)
     written_by = examples.facts.get("tokenizers", {})
     for part in examples.parts("train", "validation"):
         found = soft.of_part(targets, part) if targets else {}
@@ -176,7 +179,7 @@ def _encoded(
             messages = chat.view(example.messages, system, [])
             # A system message that came or went moves the turns behind it.
             turns = [i + len(messages) - len(example.messages) for i in example.loss_turns]
-            given = example.completion_ids if written_by.get(example.teacher) == own else None
+            given = example.completion_ids if written_by.get(example.teacher) == mark else None
             encoded = chat.encode(tokenizer, messages, turns, given, example.tools)
             if len(encoded.input_ids) > train.max_length:
                 counts.rejected["too long"] = counts.rejected.get("too long", 0) + 1

@@ -44,8 +44,8 @@ def record(k: int) -> np.dtype[Any]:
 class Writer:
     """Appends examples' targets to a file; counts its rows, and those whose tail of 0 was raised."""
 
-    def __init__(self, file: IO[bytes], support: str, vocabulary: int) -> None:
-        self.file, self.support, self.vocabulary = file, support, vocabulary
+    def __init__(self, file: IO[bytes], support: str, vocabulary: int, k: int | None = None) -> None:
+        self.file, self.support, self.vocabulary, self.k = file, support, vocabulary, k
         self.rows = self.raised_tails = 0
 
     def __call__(self, found: Targets | None, encoded: Encoded) -> Span:
@@ -53,7 +53,7 @@ class Writer:
         first, count = aligned(encoded, found.completion_ids if found else [])
         if not found or not count:
             return Span()
-        rows = of_top_k(found.packed) if self.support == "top_k" else of_draws(found.packed)
+        rows = of_top_k(found.packed, self.k) if self.support == "top_k" else of_draws(found.packed)
         rows = within(rows[:count], self.vocabulary)
         self.raised_tails += int((rows["logprobs"][:, -1] == LOG_LEAST_TAIL).sum())
         self.file.write(rows.tobytes())
@@ -90,13 +90,14 @@ def of_part(table: Table, part: File) -> dict[Key, Targets]:
     return {(t.id, t.teacher, t.sample_index): t for t in found}
 
 
-def of_top_k(packed: bytes) -> NDArray[Any]:
-    """Records of packed top-k targets."""
+def of_top_k(packed: bytes, k: int | None = None) -> NDArray[Any]:
+    """Records of packed top-k targets, cut to the k likeliest where there are more: the others join the tail."""
     held = targets.unpack_topk(packed)
-    rows = np.empty(len(held.ids_TK), record(held.ids_TK.shape[1]))
-    rows["ids"] = held.ids_TK
-    rows["logprobs"][:, :-1] = held.logprobs_TK
-    rows["logprobs"][:, -1] = np.log(np.where(held.tail_T > 0, held.tail_T, LEAST_TAIL))
+    ids_TK, logprobs_TK = held.ids_TK[:, :k], held.logprobs_TK[:, :k]
+    tail_T = held.tail_T + np.exp(held.logprobs_TK[:, ids_TK.shape[1] :]).sum(1)
+    rows = np.empty(len(ids_TK), record(ids_TK.shape[1]))
+    rows["ids"], rows["logprobs"][:, :-1] = ids_TK, logprobs_TK
+    rows["logprobs"][:, -1] = np.log(np.where(tail_T > 0, tail_T, LEAST_TAIL))
     return rows
 
 
