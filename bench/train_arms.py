@@ -85,7 +85,7 @@ def bare(job: Job) -> Steps:
     import torch.distributed as dist
 
     from raystill import recipe
-    from raystill.training import batches, documents, loop, zero
+    from raystill.training import batches, documents, loop, optimizers, zero
     from raystill.training.learner import Learner
     from raystill.training.objective import Objective
 
@@ -94,6 +94,7 @@ def bare(job: Job) -> Steps:
     from transformers import AutoModelForCausalLM
 
     workers = int(os.environ.get("WORLD_SIZE", "1"))
+    os.environ.setdefault("LOCAL_RANK", "0")
     alone = {"init_method": f"file://{job.folder}/meet", "rank": 0, "world_size": 1} if workers == 1 else {}
     dist.init_process_group("gloo", **alone)  # type: ignore[arg-type]
     torch.set_num_threads(job.threads // workers)
@@ -105,7 +106,7 @@ def bare(job: Job) -> Steps:
     learner = Learner(model, Objective())
     learner.look(loop.shortest(corpus, True, cpu))
     settings = zero.settings(compute.zero, train.clip, workers, model.num_parameters(), False, {})
-    engine, *_ = deepspeed.initialize(model=learner, optimizer=loop.optimizer(model, train), config=settings)
+    engine, *_ = deepspeed.initialize(model=learner, optimizer=optimizers.build(model, train), config=settings)
     plan = []
     for step in range(batches.steps(len(corpus), 1, job.batch)):
         at = batches.batch(len(corpus), 1, job.batch, train.seed, step)

@@ -5,7 +5,7 @@ import http.client
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,6 +27,8 @@ class Proxy(ThreadingHTTPServer):
     faults: list[str]
     hang_s: float = 5.0
     pause_s: float = 0.05
+    watch: Callable[[str, str], str | None] = staticmethod(lambda command, path: None)
+    """Sees each request's method and path before it is done; a fault that it names goes before the script."""
     fetched: list[str]
     """Paths of GET requests, in order."""
     wait_s = 0.0
@@ -43,7 +45,8 @@ class Forward(BaseHTTPRequestHandler):
 
     def forward(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        fault = self.server.faults.pop(0) if self.server.faults else "none"
+        fault = self.server.watch(self.command, urlsplit(self.path).path)
+        fault = fault or (self.server.faults.pop(0) if self.server.faults else "none")
         if fault in REFUSALS:
             status, code = REFUSALS[fault]
             self.answer(status, [b"<Error><Code>%s</Code></Error>" % code])

@@ -43,3 +43,14 @@ def test_a_missing_folder_names_its_neighbours(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_model_says_so(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no readable config.json"):
         models.config(folder(tmp_path, "broken", "{"))
+
+
+def test_parameters_are_counted_from_the_files_headers(tmp_path: Path, tiny_model: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    assert models.parameters(str(tiny_model)) == model.num_parameters()
+    model.save_pretrained(tmp_path / "several", max_shard_size="100KB")
+    assert len(list((tmp_path / "several").glob("*.safetensors"))) > 1
+    assert models.parameters(str(tmp_path / "several")) == model.num_parameters()
+    assert models.parameters("Qwen/Qwen3-8B") is None

@@ -1,6 +1,7 @@
 """plan: every step named, every mistake at once, nothing heavy, nothing run."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -91,6 +92,8 @@ def problems(found: list[Problem]) -> str:
         ("train", "{loss: {kind: reverse_kl}}", "score: {k: 50}"),
         ("student", "{model: MODEL, train: {loss: {kind: cross_entropy, alpha: 0.5}}}", "alpha says nothing"),
         ("train", "{deepspeed: {train_batch_size: 4}}", "train_batch_size"),
+        ("train", "{deepspeed: {zero_optimization: {offload_param: {device: cpu}}}}", "compute.train.zero is 1"),
+        ("student", "{model: MODEL, train: {optimizer: adamw_8bit, batch_size: 0}}", "train.batch_size"),
         ("curate", "{filters: [emtpy]}", "did you mean 'empty'?"),
         ("teacher", "{kind: reference, sampling: {n: 2, temperature: 0}}", "2 samples at temperature 0"),
         ("teacher", "{kind: reference, sampling: {structured: {regex: a, choice: [a, b]}}}", "exactly one of"),
@@ -228,6 +231,27 @@ def test_a_search_needs_something_to_go_by(tmp_path: Path) -> None:
     assert "k says nothing without soft targets" in found
 
 
+@pytest.mark.parametrize(
+    ("data", "metric", "says"),
+    [
+        ("", "validation_loss", None),
+        ("", "bleu", None),
+        ("split: {validation: 0}", "validation_loss", r"no validation rows .*split: \{validation: 0\.05\}"),
+        ("split: {validation: 0}, validation: FILE", "accuracy", None),
+        ("", "macro_f1", r"conversation has no metric 'macro_f1'.*one of validation_loss, accuracy, exact_match"),
+    ],
+)
+def test_early_stopping_needs_validation_rows_and_a_metric_of_the_task(
+    tmp_path: Path, data: str, metric: str, says: str | None
+) -> None:
+    path = recipe(tmp_path, train=f"{{early_stopping: {{metric: {metric}}}}}")
+    text, file = Path(path).read_text(), str(tmp_path / "rows.jsonl")
+    Path(path).write_text(text.replace("id: id}", f"id: id, {data.replace('FILE', file)}}}") if data else text)
+    found = planning.plan(path).problems
+    assert bool(found) == bool(says), found
+    assert re.search(says or "", problems(found), re.DOTALL)
+
+
 def test_all_mistakes_come_at_once(tmp_path: Path) -> None:
     path = recipe(tmp_path, task="nope", teacher="{model: ./gone}", trackers="[nope]")
     assert len(planning.plan(path).problems) == 3
@@ -252,9 +276,39 @@ def test_resolved_gives_every_key_a_reason(tmp_path: Path) -> None:
     made = planning.plan(recipe(tmp_path))
     assert made.recipe is not None
     rows = planning.resolved(made.recipe)
-    assert ("train.learning_rate", 2e-5, "1e-5 to 5e-5 suits models of 1B and more") in rows
+    assert ("train.learning_rate", 2e-5, "2e-5 suits all weights of 1B and more, 2e-4 lora") in rows
     assert ("task", "conversation", "from the recipe") in rows
     assert all(why for _, _, why in rows)
+
+
+def test_a_students_own_adapter_brings_its_own_learning_rate(tmp_path: Path) -> None:
+    student = f"{{model: {tmp_path / 'model'}, train: {{lora: {{r: 8}}}}}}"
+    made = planning.plan(recipe(tmp_path, student=student, train="{epochs: 4}"))
+    assert made.recipe and made.recipe.student
+    train = made.recipe.train_for(made.recipe.student)
+    assert (train.learning_rate, train.epochs) == (2e-4, 4)
+    assert not made.problems and not made.warnings
+    given = planning.plan(recipe(tmp_path, student=student, train="{learning_rate: 2.0e-5}"))
+    assert len(given.warnings) == 1 and "outside 0.0001 to 0.0005" in printed.steps(given)
+
+
+@pytest.mark.parametrize(("address", "refused"), [(None, True), ("ray://head:10001", False)])
+def test_four_bits_are_refused_where_no_gpu_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str | None, refused: bool
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # no nvidia-smi
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    path = recipe(tmp_path, train="{lora: {quantize: nf4}}")
+    found = problems(planning.plan(path).problems)
+    assert ("quantize: nf4 needs a GPU" in found) == refused
+    assert f"{path}:7" in found or not refused
+
+
+def test_idle_workers_are_found(tmp_path: Path) -> None:
+    path = recipe(tmp_path, train="{batch_size: 2}", compute="{train: {workers: 4}}")
+    assert "2 would never learn from one" in problems(planning.plan(path).problems)
 
 
 ENDPOINT = "{{kind: endpoint, endpoint: {{url: 'https://api.example.com', model: large{}}}}}"

@@ -24,17 +24,31 @@ from raystill import (
     trackers,
 )
 from raystill.errors import Problem, RaystillError, RecipeError
-from raystill.recipe import ByColumn, Cut, Generate, Loss, Range, Recipe, Structured, Student, Teacher
-from raystill.recipe_file import Loc, Located
+from raystill.recipe import (
+    VALIDATION_LOSS,
+    ByColumn,
+    Cut,
+    Generate,
+    Loss,
+    Range,
+    Recipe,
+    Structured,
+    Student,
+    Teacher,
+)
+from raystill.recipe_file import Loc, Located, mistakes
 from raystill.stages import prepare
 from raystill.teachers import endpoint
-from raystill.training import pairs, zero
+from raystill.training import fits, pairs, zero
 
 
 def check(located: Located) -> list[Problem]:
     """All mistakes, in the order of the recipe's own keys."""
     found: list[Problem] = []
-    for look in (_plugins, _data, _teacher, _endpoint, _students, _losses, _rounds, _tune, _comparable, _owned, _root):
+    for look in (
+        _plugins, _data, _teacher, _endpoint, _students, _losses, _rounds, _tune, _training, _early_stopping, _comparable,
+        _owned, _root,
+    ):  # fmt: skip
         found += look(located)
     # Students that share a block share its mistakes.
     return list(dict.fromkeys(found))
@@ -165,7 +179,7 @@ def _students(located: Located) -> Iterator[Problem]:
             try:
                 train(student)
             except ValidationError as e:
-                for error in e.errors():
+                for error in mistakes(e):
                     key = ".".join(map(str, error["loc"]))
                     yield Problem(located.where(*at), f"train.{key}: {error['msg']}", "see 'train' in docs/recipe.md")
                 break
@@ -272,7 +286,7 @@ def _tried(located: Located, name: str, key: str, value: float) -> Iterator[Prob
         made = Recipe.model_validate(recipe_file.chosen(located.values, name, {key: value}))
         loss = made.train_for(made.all_students()[name]).loss
     except ValidationError as e:
-        said = e.errors()[0]["msg"]
+        said = mistakes(e)[0]["msg"]
         yield Problem(located.where("tune", key), f"{key} {value:g}: {said}", "see 'tune' in docs/recipe.md")
         return
     if loss.kind in losses.KINDS:
@@ -280,6 +294,50 @@ def _tried(located: Located, name: str, key: str, value: float) -> Iterator[Prob
         for m in pairs.mistakes(loss, *of):
             if m.key == key:
                 yield Problem(located.where("tune", key), m.what, m.fix)
+
+
+def _early_stopping(located: Located) -> Iterator[Problem]:
+    """A best validation is asked for, and there is nothing to validate on or no such metric."""
+    recipe = located.recipe
+    for name, student in recipe.all_students().items():
+        of_student: Loc = ("student",) if recipe.student else ("students", name)
+        loc: Loc = (*of_student, "train") if "early_stopping" in student.train else ("train",)
+        try:
+            early = recipe.train_for(student).early_stopping
+        except ValidationError:
+            continue  # told by _students
+        if early is None:
+            continue
+        if recipe.data.validation is None and not recipe.data.split.validation:
+            yield Problem(
+                located.where(*loc, "early_stopping"),
+                "there are no validation rows to choose the best student by",
+                "data: {split: {validation: 0.05}}, or a file as data.validation",
+            )
+        # The user's own task is not run by a plan.
+        known = plugins.load(recipe.task, tasks.KINDS, "task").metrics if recipe.task in tasks.KINDS else None
+        if early.by_answers and known and early.metric not in known:
+            yield Problem(
+                located.where(*loc, "early_stopping", "metric"),
+                f"task {recipe.task} has no metric '{early.metric}'",
+                f"one of {', '.join((VALIDATION_LOSS, *known))}",
+            )
+
+
+def _training(located: Located) -> Iterator[Problem]:
+    """What the trainer cannot do with these keys, here or on the cluster that is named."""
+    recipe, gpu = located.recipe, None if engine.on_cluster() else engine.has_gpu()
+    compute = recipe.compute.train
+    for name, student in recipe.all_students().items():
+        loc: Loc = ("student",) if recipe.student else ("students", name)
+        try:
+            config = recipe.train_for(student)
+        except ValidationError:
+            continue  # told by _students
+        for p in fits.mistakes(config, compute, compute.most, gpu):
+            key = p.where.split(".")
+            own = (*loc, *key) if len(key) > 1 and key[1] in student.train else key
+            yield Problem(located.where(*own), p.what, p.fix)
 
 
 def _same_tokens(teacher: Teacher, student: Student) -> None:

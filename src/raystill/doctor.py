@@ -9,7 +9,7 @@ from raystill import artifacts, chat, engine, losses, models, sources, storage
 from raystill.artifacts import Table
 from raystill.errors import RaystillError
 from raystill.planning import Plan
-from raystill.recipe import Cut, Recipe
+from raystill.recipe import Cut, Lora, Recipe, Student
 from raystill.records import Message, Prompt
 
 PROBE_ROWS = 200
@@ -40,6 +40,8 @@ def examine(plan: Plan) -> Iterator[Finding]:
         if soft and recipe.teacher.model:
             own = student.init.from_ if isinstance(student.init, Cut) else student.model
             yield _look(f"{name} reads the teacher's soft targets: one tokenizer", _same_tokens, plan, own)
+        if lora := recipe.train_for(student).lora:
+            yield _look(f"{name}: what LoRA trains beside", _adapted, plan, student, lora)
 
 
 def _look(what: str, act: Callable[..., object], *arguments: Any) -> Finding:
@@ -89,6 +91,17 @@ def _same_tokens(plan: Plan, student: str) -> None:
             f"soft targets are in the token ids of {teacher}, and {student} has another tokenizer; take a student with the "
             f"teacher's tokenizer, or loss: {{kind: {losses.TEXT}}}, which learns from text"
         )
+
+
+def _adapted(plan: Plan, student: Student, lora: Lora) -> None:
+    """Raise when LoRA's targets are no layers of the student."""
+    from raystill.training import adapters
+
+    own = student.init.from_ if isinstance(student.init, Cut) else student.model
+    teacher = plan.recipe.teacher.model if plan.recipe else None
+    model = teacher if own == "teacher" else own
+    if plan.recipe and model:
+        adapters.targets(adapters.blank(models.resolve(model, plan.recipe.root, offline=False).folder()), lora)
 
 
 def _fit(plan: Plan, role: str, model: str) -> None:

@@ -7,6 +7,7 @@ every process loads that commit.
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,25 @@ def vocabulary(model: str) -> int:
             f"{model}/config.json has no vocab_size; give a folder as transformers' save_pretrained makes it"
         )
     return int(size)
+
+
+def parameters(model: str) -> int | None:
+    """Numbers in a local folder's safetensors, from their headers; None where there are none to read."""
+    index, folder = Path(model, "model.safetensors.index.json"), Path(model)
+    try:
+        listed = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+        headers = [_header(folder / name) for name in listed]
+    except (OSError, ValueError, KeyError):
+        return None
+    shapes = (tensor["shape"] for header in headers for name, tensor in header.items() if name != "__metadata__")
+    return sum(int(math.prod(shape)) for shape in shapes)
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """A safetensors file's own description of its tensors: its length in 8 bytes, then JSON."""
+    with path.open("rb") as file:
+        described: dict[str, Any] = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return described
 
 
 def token_ids(model: str) -> dict[str, int] | None:

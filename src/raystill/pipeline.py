@@ -113,7 +113,7 @@ def learn(recipe: Recipe, do: Do) -> Line:
     for name, student in recipe.all_students().items():
         start = untrained(recipe, student, teacher, do)
         models["baseline" if recipe.student else f"{name}-baseline"] = start
-        models[name] = do(trained(recipe, name, student, made.examples, made.targets, start))
+        models[name] = do(trained(recipe, name, student, made.prompts, made.examples, made.targets, start))
         for number in range(1, recipe.rounds_of(student) + 1):
             made.rounds.setdefault(name, []).append(on_policy(recipe, name, student, number, made, do))
             models[name] = made.rounds[name][-1].learner
@@ -130,7 +130,7 @@ def on_policy(recipe: Recipe, name: str, student: Student, number: int, made: Li
     if prompts is not made.prompts:
         examples = do(mixed(label, examples, made.examples))
     targets = do(scored_rollouts(recipe, label, examples, made))
-    learner = do(trained(recipe, name, student, examples, targets, writer, number))
+    learner = do(trained(recipe, name, student, made.prompts, examples, targets, writer, number))
     return Round(writer, rollouts, examples, targets, learner)
 
 
@@ -389,26 +389,30 @@ def trained(
     recipe: Recipe,
     name: str,
     student: Student,
+    prompts: Table,
     examples: Table,
     targets: Table | None,
     start: Checkpoint,
     number: int = 0,
 ) -> Step[Checkpoint]:
-    """The student, of an on-policy round where that has a number. Soft targets are an input only where its loss uses them."""
+    """The student, of an on-policy round where that has a number.
+
+    Soft targets are an input only where its loss learns from them, and prompts where it answers them.
+    """
     config = recipe.train_in_rounds(student) if number else recipe.train_for(student)
     loss = config.loss.identity() | {"kind": plugins.identity(config.loss.kind, losses.KINDS, "loss")}
     used = None if config.loss.kind == losses.TEXT else targets
-    own = name if number else None
-    decides = {"train": config.identity() | {"loss": loss}, "system": student.system}
-    label = f"{name} round {number}" if number else name
+    by_answers = config.early_stopping is not None and config.early_stopping.by_answers
+    asked, judged = (prompts, {"task": task_identity(recipe)}) if by_answers else (None, {})
+    label, own, in_round = (f"{name} round {number}", name, {"own": name}) if number else (name, None, {})
     return Step(
         label=f"train {label}",
         stage="train",
         version=train.VERSION,
-        decides=decides | ({"own": own} if own else {}),
-        inputs={"examples": examples, "targets": used, "start": start},
+        decides={"train": config.identity() | {"loss": loss}, "system": student.system, **judged, **in_round},
+        inputs={"examples": examples, "targets": used, "start": start, "prompts": asked},
         kind=Checkpoint,
-        make=lambda context: _train(recipe, label, config, student.system, examples, used, start, own, context),
+        make=lambda context: _train(recipe, label, config, student.system, examples, used, start, asked, own, context),
         ray=True,
     )
 
@@ -421,13 +425,14 @@ def _train(
     examples: Table,
     targets: Table | None,
     start: Checkpoint,
+    asked: Table | None,
     own: str | None,
     context: Context,
 ) -> Outcome:
     folder = str(context.scratch) if storage.is_s3(recipe.root) else storage.join(recipe.root, "trackers")
     opened = open_trackers(recipe.trackers, folder, f"{recipe.name}-{label.replace(' ', '-')}")
     try:
-        return train.train(config, system, examples, targets, start, opened, context, own=own)
+        return train.train(config, system, examples, targets, start, opened, context, recipe.task, asked, own=own)
     finally:
         for tracker in opened:
             tracker.close()

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from raystill import artifacts, memory, pipeline, placement, recipe_file, storage
+from raystill import artifacts, memory, models, pipeline, placement, recipe_file, storage
 from raystill.artifacts import Artifact
 from raystill.checks import check
 from raystill.errors import Problem, RaystillError
@@ -20,6 +20,7 @@ from raystill.stages import evaluate
 from raystill.stages.generate import needs_ray
 from raystill.steps import Step
 from raystill.teachers.kept import FOLDER
+from raystill.training.advice import advice
 
 A = TypeVar("A", bound=Artifact)
 
@@ -44,6 +45,8 @@ class Plan:
     problems: list[Problem]
     needs: list[str] = field(default_factory=list)
     """What a teacher's replica needs of a cluster with GPUs, a line each."""
+    warnings: list[str] = field(default_factory=list)
+    """What is possible and rarely wanted, a line each."""
 
 
 @dataclass
@@ -101,7 +104,18 @@ def plan(path: str, compute: str | None = None) -> Plan:
     except (RaystillError, ValidationError) as e:
         if not problems:
             problems = [Problem(located.where(), str(e), f"mend it and run: raystill plan {path}")]
-    return Plan(located.recipe, planner.steps, problems, [] if problems else list(needs(located.recipe)))
+    if problems:
+        return Plan(located.recipe, planner.steps, problems)
+    return Plan(located.recipe, planner.steps, [], list(needs(located.recipe)), list(warnings(located.recipe)))
+
+
+def warnings(recipe: Recipe) -> Iterator[str]:
+    """Training settings of each student outside the range of its family."""
+    for name, student in recipe.all_students().items():
+        known = student.model if student.init == "pretrained" else None
+        size, config = (models.parameters(known), models.config(known)) if known else (None, None)
+        for line in advice(recipe.train_for(student), size, config):
+            yield f"{name}: {line}"
 
 
 def needs(recipe: Recipe) -> Iterator[str]:

@@ -12,6 +12,8 @@ def steps(plan: Plan) -> str:
     lines = [f"{s.label:<{width}}  {s.fingerprint:<12}  {s.state:<10}  {s.note}".rstrip() for s in plan.steps]
     if plan.needs:
         lines += ["", *plan.needs]
+    if plan.warnings:
+        lines += ["", *(f"warning: {line}" for line in plan.warnings)]
     if plan.problems:
         count = len(plan.problems)
         lines += ["", f"{count} mistake{'s' if count > 1 else ''}:", *(str(p) for p in plan.problems)]

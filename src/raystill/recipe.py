@@ -414,13 +414,68 @@ class Loss(Block):
         return values
 
 
+VALIDATION_LOSS = "validation_loss"
+
+
+class EarlyStopping(Block):
+    """Which validation's student is exported, the best one, and when waiting for a better one ends."""
+
+    metric: str = setting(
+        VALIDATION_LOSS, "validation_loss, or a metric of the task on answers that the student writes",
+        "costs nothing more",
+    )  # fmt: skip
+    patience: int | None = setting(
+        3, "validations without a better one that end training; null trains to the end", "one or two may be noise", ge=1
+    )
+    rows: int = setting(
+        64, "validation prompts that are answered for a task's metric, chosen by hash", "some seconds on a GPU", ge=1
+    )
+    max_tokens: int = setting(128, "longest of these answers in tokens", "answers are written one token a pass", ge=1)
+
+    @property
+    def by_answers(self) -> bool:
+        """Whether the student must write answers to be judged."""
+        return self.metric != VALIDATION_LOSS
+
+
+class Lora(Block):
+    """Small matrices trained beside the model's own, which stay as they are (arXiv 2106.09685)."""
+
+    r: int = setting(16, "rank of the added matrices", "near a full fine-tune on most tasks", ge=1)
+    alpha: float = setting(32.0, "what is added counts alpha / r", "twice the rank is usual", gt=0)
+    dropout: float = setting(0.0, "share of their inputs dropped in learning", "distilled sets are large", ge=0, lt=1)
+    targets: list[str] | None = setting(
+        None, "layers to train beside, e.g. [q_proj, v_proj]", "every linear layer but the head, as in arXiv 2305.14314",
+        min_length=1,
+    )  # fmt: skip
+    quantize: Literal["nf4"] | None = setting(
+        None, "nf4 keeps the model's own weights in 4 bits (QLoRA); needs a GPU", "as stored: no rounding"
+    )
+
+
+FULL_RATE, LORA_RATE = 2e-5, 2e-4
+"""Peak learning rates when the recipe gives none."""
+
+
 class Train(Block):
     """How the student learns."""
 
     loss: Loss = setting(Loss(), "what is minimised", "learns from text")
+    lora: Lora | None = setting(None, "train small matrices instead of all weights", "a full fine-tune learns most")
     epochs: float = setting(3, "passes over the examples", "2-5 is usual", gt=0)
-    learning_rate: float = setting(2e-5, "peak learning rate", "1e-5 to 5e-5 suits models of 1B and more", gt=0)
-    batch_size: int = setting(32, "examples per optimizer step over all workers", "a usual global batch", ge=1)
+    learning_rate: float = Field(
+        default_factory=lambda train: FULL_RATE if train.get("lora") is None else LORA_RATE,
+        description="peak learning rate",
+        json_schema_extra={"why": "2e-5 suits all weights of 1B and more, 2e-4 lora"},
+        gt=0,
+    )
+    batch_size: int = setting(
+        32, "examples per optimizer step over all workers; the last takes what is left", "a usual global batch", ge=1
+    )
+    optimizer: Literal["adamw", "adamw_fused", "adamw_8bit"] = setting(
+        "adamw", "adamw, adamw_fused (one kernel per step) or adamw_8bit (a quarter of its memory; needs a GPU)",
+        "runs everywhere",
+    )  # fmt: skip
     max_length: int = setting(
         2048, "longest example in tokens; longer ones are dropped, counted", "fits most chats", ge=8
     )
@@ -432,8 +487,17 @@ class Train(Block):
     betas: tuple[float, float] = setting((0.9, 0.95), "AdamW betas", "usual for language models")
     seed: int = setting(0, "order of examples and dropout", "repeatable", ge=0)
     validations: int = setting(4, "validations over the whole run", "enough to see overfitting", ge=0)
+    early_stopping: EarlyStopping | None = setting(
+        None, "export the best validation's student, and stop when none is better", "the last step's is taken"
+    )
     checkpoint_every: int = setting(200, "optimizer steps between checkpoints", "minutes of work", identity=False, ge=1)
     deepspeed: dict[str, Any] = setting({}, "any DeepSpeed key", "raystill's own ZeRO setting")
+
+    @model_validator(mode="after")
+    def _stops_where_it_looks(self) -> Self:
+        if self.early_stopping and not self.validations:
+            raise ValueError("early_stopping needs validations to choose from; e.g. validations: 10")
+        return self
 
 
 class Rollout(Sampling):
@@ -600,19 +664,43 @@ class Generate(Block):
 class Workers(Block):
     """Where and how wide training runs. Results do not depend on it."""
 
-    workers: int | None = setting(
-        None, "training processes", "one per GPU, else one per two cores", identity=False, ge=1
-    )
+    workers: int | tuple[int, int] | None = setting(
+        None, "training processes; [least, most] takes what the cluster has, anew after a lost node or an added one",
+        "one per GPU, else one per two cores", identity=False,
+    )  # fmt: skip
     zero: int = setting(
         1, "DeepSpeed ZeRO stage 0-3", "shards the optimizer at no cost in speed", identity=False, ge=0, le=3
     )
     micro_tokens: int = setting(
         2048, "tokens per forward pass of a worker", "fits a small machine", identity=False, ge=8
     )
+    activation_checkpointing: bool = setting(
+        False, "compute activations again instead of keeping them: less memory, a third more time", "most students fit",
+        identity=False,
+    )  # fmt: skip
+    compile: bool = setting(
+        False,
+        "decoder layers compiled by torch.compile",
+        "compiling takes a minute, and the first steps",
+        identity=False,
+    )
     cpus: int | None = setting(None, "CPUs per worker", "the machine's, shared", identity=False, ge=1)
     resume_failures: int = setting(
         2, "worker failures survived by resuming", "a lost node is normal", identity=False, ge=0
     )
+
+    @model_validator(mode="after")
+    def _some_workers(self) -> Self:
+        asked = 1 if self.workers is None else self.workers
+        least, most = asked if isinstance(asked, tuple) else (asked, asked)
+        if not 1 <= least <= most:
+            raise ValueError(f"workers: {[least, most]} must be 1 <= least <= most; e.g. workers: [2, 8]")
+        return self
+
+    @property
+    def most(self) -> int | None:
+        """The most workers that may run; None where the machine decides."""
+        return self.workers[1] if isinstance(self.workers, tuple) else self.workers
 
 
 class Compute(Block):
@@ -688,11 +776,11 @@ class Recipe(Block):
 
     def train_for(self, student: Student) -> Train:
         """`train` with this student's own changes, validated."""
-        return Train.model_validate(self.train.model_dump() | student.train)
+        return Train.model_validate(self.train.model_dump(exclude_unset=True) | student.train)
 
     def train_in_rounds(self, student: Student) -> Train:
         """`train_for` with the changes of on-policy rounds, validated."""
-        return Train.model_validate(self.train_for(student).model_dump() | self.on_policy.train)
+        return Train.model_validate(self.train_for(student).model_dump(exclude_unset=True) | self.on_policy.train)
 
     def rounds_of(self, student: Student) -> int:
         """On-policy rounds of a student."""

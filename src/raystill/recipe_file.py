@@ -52,7 +52,12 @@ def load(path: str, compute: str | None = None) -> Located:
     try:
         return Located(Recipe.model_validate(values), path, lines, values)
     except ValidationError as e:
-        raise RecipeProblems([_problem(error, path, lines) for error in e.errors()]) from None
+        raise RecipeProblems([_problem(error, path, lines) for error in mistakes(e)]) from None
+
+
+def mistakes(error: ValidationError) -> list[Any]:
+    """pydantic's errors, less that a default could not be worked out because of one of the others."""
+    return [each for each in error.errors() if each["type"] != "default_factory_not_called"]
 
 
 def parse_compute(path: str) -> Compute:

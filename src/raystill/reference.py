@@ -6,6 +6,8 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
+from pydantic.fields import FieldInfo
+
 from raystill.recipe import Block, Cut, Random, Recipe
 
 HEAD = """# The recipe
@@ -29,7 +31,7 @@ def _section(prefix: str, block: type[Block]) -> Iterator[str]:
         key = field.alias or name
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
         mark = "*" if extra.get("identity") is False else ""
-        default = "required" if field.is_required() else _default(field.default)
+        default = "required" if field.is_required() else _default(field)
         cells = [f"`{key}`{mark}", _type(field.annotation), default, field.description or "", str(extra.get("why", ""))]
         yield "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
         inner += [(f"{prefix}{key}{more}.", kind) for kind, more in _blocks(field.annotation)]
@@ -51,10 +53,12 @@ def _blocks(annotation: Any) -> Iterator[tuple[type[Block], str]]:
             yield kind, more + inner
 
 
-def _default(value: Any) -> str:
-    if isinstance(value, Block):
+def _default(field: FieldInfo) -> str:
+    if field.default_factory:
+        return "see why"
+    if isinstance(field.default, Block):
         return "see below"
-    return "none" if value is None else f"`{value}`"
+    return "none" if field.default is None else f"`{field.default}`"
 
 
 def _type(annotation: Any) -> str:

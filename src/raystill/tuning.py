@@ -136,7 +136,8 @@ def trial(
         with tempfile.TemporaryDirectory() as scratch:
             context = Context(folder, compute, Silent(), recipe.max_error_rate, Path(scratch))
             to = [Reporter(report)]
-            config = recipe.train_for(student)
+            # Who falls behind is stopped by the search.
+            config = recipe.train_for(student).model_copy(update={"early_stopping": None})
             train.train(config, student.system, examples, table, start, to, context, watch_text=True, k=k)
 
     return train_with
@@ -174,7 +175,7 @@ def at_once(recipe: Recipe) -> int:
     """
     import ray
 
-    workers, cpus, gpu = train.layout(recipe.compute.train)
+    (workers, _), cpus, gpu = train.layout(recipe.compute.train)
     session.need("a trial of tune", workers * cpus + 1, workers if gpu else 0)
     if gpu:
         return max(1, int(ray.cluster_resources()["GPU"]) // workers)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from raystill import artifacts, recipe
 from raystill.artifacts import Checkpoint, Manifest, Outcome, Table
@@ -13,7 +14,7 @@ from raystill.context import Context
 from raystill.errors import DataError, Interrupted, RecipeError, ResourceError
 from raystill.records import Example, Ids, Message
 from raystill.stages import train
-from raystill.training import loop
+from raystill.training import adapters, loop
 
 
 class Told:
@@ -123,6 +124,12 @@ def test_a_missing_loss_is_refused_before_anything_starts(tiny_model: Path, tmp_
         )
 
 
+def test_layers_that_the_student_lacks_are_refused_before_anything_starts(tiny_model: Path, tmp_path: Path) -> None:
+    config = recipe.Train(lora=recipe.Lora(targets=["query_key_value"]))
+    with pytest.raises(RecipeError, match=r"no linear layer query_key_value .*it has down_proj, gate_proj"):
+        run(tiny_model, context(tmp_path), examples(tmp_path / "examples", 2, 0), config)
+
+
 @pytest.mark.slow
 def test_too_few_cpus_are_refused_with_the_arithmetic(cluster: None, tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="needs 12 CPUs"):
@@ -195,11 +202,40 @@ def test_ctrl_c_stops_and_the_same_call_goes_on(alone: list[dict[str, Any]], tin
     where.stopping.set()
     with pytest.raises(Interrupted, match="same command"):
         run(tiny_model, where, table)
-    with pytest.raises(ResourceError, match=r"compute\.train\.workers: 2"):
-        run(tiny_model, context(tmp_path, workers=1, zero=2), table)
-    again = context(tmp_path, workers=2, zero=2, micro_tokens=64)
+    with pytest.raises(ResourceError, match=r"compute\.train\.zero: 2 to resume"):
+        run(tiny_model, context(tmp_path, workers=1, zero=3), table)
+    told = Told()
+    again = context(tmp_path, told, workers=1, zero=1, micro_tokens=64)
     assert losses(run(tiny_model, again, table), again) == pytest.approx([r["loss"] for r in alone], rel=1e-5)
+    assert "training goes on after step 1 with 1 worker and ZeRO 1, where it had 2 workers and ZeRO 2" in told.lines
     assert not list((Path(again.url) / "work").rglob("*.pt"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [1, 3])
+def test_an_adapter_goes_on_from_a_checkpoint_of_its_own_weights(
+    cluster: None, tiny_model: Path, tmp_path: Path, zero: int
+) -> None:
+    # Without the threshold ZeRO 3 would shard no tensor of so small a model.
+    keys = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
+    config = CONFIG.model_copy(update={"lora": recipe.Lora(r=4), "deepspeed": keys})
+    table = examples(tmp_path / "examples")
+    whole = context(tmp_path / "whole", workers=1, zero=0, micro_tokens=4096)
+    alone = losses(run(tiny_model, whole, table, config), whole)
+    told = Told()
+    where = context(tmp_path / "parts", told, workers=2, zero=zero, micro_tokens=64)
+    where.stopping.set()
+    with pytest.raises(Interrupted):
+        run(tiny_model, where, table, config)
+    kept = [torch.load(f, weights_only=False)["module"] for f in Path(where.url).rglob("*model_states.pt")]
+    assert kept and all(".lora_" in name for module in kept for name in module)
+    again = context(tmp_path / "parts", workers=2, zero=zero, micro_tokens=64)
+    outcome = run(tiny_model, again, table, config)
+    assert losses(outcome, again) == pytest.approx(alone, rel=1e-5)
+    assert alone[-1] < alone[0] - 0.1
+    assert outcome.facts["logits_difference"] < 1e-4
+    assert f"{outcome.facts['folder']}/{adapters.FOLDER}/adapter_model.safetensors" in {f.path for f in outcome.files}
+    assert any("train.learning_rate 0.003 is outside 0.0001 to 0.0005" in line for line in told.lines)
 
 
 @pytest.mark.slow

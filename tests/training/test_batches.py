@@ -78,6 +78,23 @@ def test_deal_levels_the_workers() -> None:
     assert max(sums) < 1.02 * min(sums)
 
 
+def padded(shares: list[list[list[int]]], lengths: list[int]) -> int:
+    """Tokens that go through the model with their padding."""
+    return sum(len(m) * max(lengths[i] for i in m) for share in shares for m in share if m)
+
+
+def test_without_packing_examples_of_a_length_share_a_micro_batch() -> None:
+    lengths = [int(n) for n in np.random.default_rng(0).lognormal(4.5, 0.8, 128).clip(8, 1024)]
+    shares = batches.deal(lengths, 2, 2048, False)
+    as_they_come = [[list(range(i, i + 8)) for i in range(0, 128, 8)]]
+    real = sum(lengths)
+    assert padded(as_they_come, lengths) > 2 * real
+    assert padded(shares, lengths) < 1.15 * real
+    assert max(len(m) for m in shares[0]) > 8
+    costs = [padded([share], lengths) for share in shares]
+    assert max(costs) < 1.15 * min(costs)
+
+
 def test_a_packed_row_asks_only_for_supervised_positions(tmp_path: Path) -> None:
     micro = batches.micro(corpus(tmp_path)["train"], [0, 1], True, CPU)
     assert micro.inputs["input_ids"].tolist() == [[5, 6, 7, 1, 2]]

@@ -17,7 +17,7 @@ from transformers import (
 
 from raystill.chat import Encoded
 from raystill.losses.cross_entropy import cross_entropy
-from raystill.training import batches, documents
+from raystill.training import batches, documents, loading
 from raystill.training.soft import Span
 
 CPU = torch.device("cpu")
@@ -94,8 +94,30 @@ def test_a_change_in_one_document_leaves_the_others_alone(tmp_path: Path) -> Non
     assert not torch.equal(before[0, second], after[0, second])
 
 
+@pytest.mark.slow
+def test_layers_are_compiled_once_for_all_micro_batches(tmp_path: Path) -> None:
+    from torch._dynamo.utils import counters
+
+    examples, own = corpus(tmp_path), documents.register()
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CONFIGS["llama"](), attn_implementation=own)
+    micros = [batches.micro(examples, of, True, CPU) for of in ([0, 1], [2, 3, 4], [1, 2, 3, 4, 5], [0, 4])]
+
+    def losses() -> list[torch.Tensor]:
+        return [model(**m.inputs).logits[m.rows_N, m.columns_N].logsumexp(1).sum() for m in micros]
+
+    plain = losses()
+    loading.compile_layers(model)
+    counters.clear()
+    compiled = losses()
+    for loss, wanted in zip(compiled, plain, strict=True):
+        torch.testing.assert_close(loss, wanted)
+    # What lies before the attention and what lies after it, for documents and for all layers alike.
+    assert 0 < counters["stats"]["unique_graphs"] <= 4
+
+
 def test_groups_hold_similar_lengths_and_put_every_token_back() -> None:
-    made = documents.groups([20, 12, 10, 9, 3], CPU)
+    made = documents.packed([20, 12, 10, 9, 3], CPU).groups
     assert [g.documents for g in made] == [3, 1, 1]
     row = torch.arange(54)
     assert torch.cat([row[g.take_DL][g.back_N] for g in made]).equal(row)

@@ -12,7 +12,7 @@ import torch.multiprocessing as mp
 from raystill import recipe
 from raystill.artifacts import Checkpoint
 from raystill.chat import Encoded
-from raystill.training import batches, loop, zero
+from raystill.training import batches, loop, optimizers, zero
 from raystill.training.soft import Span
 
 
@@ -27,7 +27,7 @@ def test_learning_rate_warms_up_then_falls_to_zero() -> None:
 
 def test_norms_and_biases_are_not_decayed() -> None:
     module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3))
-    groups = loop.optimizer(module, recipe.Train(weight_decay=0.1)).param_groups
+    groups = optimizers.build(module, recipe.Train(weight_decay=0.1)).param_groups
     assert [(g["weight_decay"], [p.dim() for p in g["params"]]) for g in groups] == [(0.1, [2]), (0.0, [1, 1, 1])]
 
 

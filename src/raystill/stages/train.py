@@ -4,6 +4,8 @@ The driver tokenises once, starts the workers, shows what they report and takes 
 training/loop.py. Tokens and checkpoints of a run in progress lie under `<artifact>/work`; the same command resumes it.
 """
 
+import hashlib
+import itertools
 import json
 import os
 import tempfile
@@ -14,15 +16,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from raystill import chat, losses, models, plugins, recipe, session, storage
+from raystill import chat, losses, metrics, models, plugins, recipe, session, storage, tasks
 from raystill.artifacts import Checkpoint, File, Outcome, Table, decode, describe
 from raystill.context import Context
 from raystill.errors import DataError, Interrupted, RecipeError, StageError
-from raystill.records import Example
-from raystill.training import pairs, zero
+from raystill.records import Example, Prompt
+from raystill.training import advice, fits, pairs, zero
 
 if TYPE_CHECKING:
-    from raystill.training import board, loop, soft
+    from raystill.training import board, exam, loop, soft
 
 VERSION = 1
 CURVE = "curve.jsonl"
@@ -61,6 +63,8 @@ def train(
     student: Checkpoint,
     trackers: Sequence[Tracker],
     context: Context,
+    task: str = "",
+    prompts: Table | None = None,
     *,
     own: str | None = None,
     watch_text: bool = False,
@@ -68,14 +72,17 @@ def train(
 ) -> Outcome:
     """A trained student as an exported model folder, with its training curve.
 
-    Of examples whose writer is called `own` (the student itself) only tokens with targets are learnt: it must not copy
-    itself where the teacher said nothing. With `watch_text`, and always with `own`, the curve also has `text_loss`. Top-k
-    targets are cut to `k`.
-    Raises RecipeError for DeepSpeed keys that raystill owns and for a loss that these targets cannot give, ModelError for
-    targets in another tokenizer's ids, DataError when no example can be learnt from, ResourceError when the cluster is too
-    small, StageError when training fails, Interrupted after Ctrl-C (the same command resumes).
+    `task` and its `prompts` are asked for where early stopping goes by the student's own answers. Of
+    examples whose writer is called `own` (the student itself) only tokens with targets are learnt: it must not copy itself
+    where the teacher said nothing. With `watch_text`, and always with `own`, the curve also has `text_loss`. Top-k targets
+    are cut to `k`.
+
+    Raises RecipeError for DeepSpeed keys that raystill owns, for a loss that these targets cannot give and for what the
+    student, the workers or the ZeRO stage cannot do, ModelError for targets in another tokenizer's ids, DataError when no
+    example can be learnt from, ResourceError when the cluster is too small, StageError when training fails, Interrupted after
+    Ctrl-C (the same command resumes).
     """
-    from raystill.training import checkpoints, loop
+    from raystill.training import adapters, checkpoints, loop
 
     if owned := zero.refuse_owned(train.deepspeed):
         raise RecipeError("\n".join(owned))
@@ -83,6 +90,11 @@ def train(
     scored_at = targets.facts if targets else {}
     if mistakes := pairs.mistakes(train.loss, scored_at.get("support"), scored_at.get("temperature")):
         raise RecipeError("\n".join(f"train.loss.{m.key}: {m.what}; {m.fix}" for m in mistakes))
+    folder = student.folder()
+    if train.lora:
+        adapters.targets(adapters.blank(folder), train.lora)
+    for line in advice.advice(train, models.parameters(folder), models.config(folder)):
+        context.progress.say(line)
     url = context.url if storage.is_s3(context.url) else str(Path(context.url).resolve())
     if Path(student.url).is_dir():
         student = replace(student, url=str(Path(student.url).resolve()))
@@ -100,8 +112,13 @@ def train(
             f"none of the {counts.supervised} tokens to learn has soft targets: the teacher scored none of these answers, or "
             "wrote them in other tokens; look at the counts of `score`, or take train.loss.kind: cross_entropy"
         )
+    if train.early_stopping and not counts.validation:
+        raise DataError(
+            "train.early_stopping needs validation examples, and curate left none; raise data.split.validation, or remove it"
+        )
+    exam = _exam(train, task, prompts, system, student) if prompts else None
     temperature, watched = scored_at.get("temperature", 1.0), watch_text or own is not None
-    outcome = _fit(train, temperature, student, url, attempt, counts.train, watched, trackers, context)
+    outcome = _fit(train, temperature, student, url, attempt, counts.train, exam, watched, trackers, context)
     checkpoints.discard(tokens)
     exported = outcome.exported
     if exported is None:
@@ -109,15 +126,15 @@ def train(
     curve = _write_curve(storage.join(url, exported.folder), outcome.curve)
     # Last: until here, a run that dies goes on from its checkpoint.
     checkpoints.forget(storage.join(url, loop.CHECKPOINTS), outcome.attempts)
-    last = outcome.curve[-1]
-    validations = [row["validation_loss"] for row in outcome.curve if row["validation_loss"] is not None]
+    last, taken = outcome.curve[-1], outcome.curve[: exported.facts["step"]]
+    validations = [row["validation_loss"] for row in taken if row["validation_loss"] is not None]
     return Outcome(
         kind="model",
         files=[*exported.files, replace(curve, path=f"{exported.folder}/{CURVE}")],
         counts=asdict(counts) | {"steps": last["step"], "tokens": last["tokens"]},
         facts=exported.facts
-        | {"loss": last["loss"], "validation_loss": validations[-1] if validations else None}
-        | ({"drift": _drift(outcome.curve)} if own else {}),
+        | {"loss": taken[-1]["loss"], "validation_loss": validations[-1] if validations else None}
+        | ({"drift": _drift(taken)} if own else {}),
     )
 
 
@@ -197,6 +214,31 @@ def _encoded(
             yield example.split, encoded, example.weight, span
 
 
+def _exam(train: recipe.Train, task: str, prompts: Table, system: str | None, student: Checkpoint) -> "exam.Exam":
+    """The validation prompts whose hashes are smallest, of those that can be judged and are not too long to train on."""
+    from raystill.training.exam import Exam
+
+    early = train.early_stopping or recipe.EarlyStopping()
+    references = set(prompts.column("reference", "train", "validation")) - {None}
+    judge: tasks.Task = plugins.load(task, tasks.KINDS, "task")(references)
+    by_text = early.metric in (*metrics.TEXT, *metrics.LABELS)
+    tokenizer = chat.load_tokenizer(student.folder())
+
+    def askable(prompt: Prompt) -> bool:
+        judged = prompt.reference is not None if by_text else early.metric in judge.score(prompt, "")
+        asked = chat.prompt_ids(tokenizer, chat.view(prompt.messages, system, []), prompt.tools) if judged else []
+        return judged and len(asked) <= train.max_length
+
+    rows = sorted(prompts.rows(Prompt, "validation"), key=lambda p: hashlib.sha256(p.id.encode()).digest())
+    chosen = list(itertools.islice(filter(askable, rows), early.rows))
+    if not chosen:
+        raise DataError(
+            f"train.early_stopping.metric: no validation row can be judged by {early.metric} of task {task}; set "
+            "data.reference, or take metric: validation_loss"
+        )
+    return Exam(judge, early.metric, chosen, system, early.max_tokens)
+
+
 def _fit(
     train: recipe.Train,
     temperature: float,
@@ -204,24 +246,29 @@ def _fit(
     url: str,
     attempt: str,
     examples: int,
+    exam: "exam.Exam | None",
     watch_text: bool,
     trackers: Sequence[Tracker],
     context: Context,
 ) -> "board.Outcome":
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from raystill.training import batches, loop
     from raystill.training.board import Board
 
     compute = context.compute.train
-    workers, cpus, gpu = layout(compute)
-    what = f"training with {workers} workers of {cpus} CPUs each (compute.train.workers, compute.train.cpus)"
-    session.need(what, workers * cpus, workers if gpu else 0)
-    meeting: Any = ray.remote(num_cpus=0)(Board).remote()
-    job = loop.Job(train, temperature, compute, student, url, attempt, gpu, cpus, meeting, watch_text)
+    (least, most), cpus, gpu = layout(compute)
+    fits.refuse(train, compute, most, gpu)
+    what = f"training with {least} workers of {cpus} CPUs each (compute.train.workers, compute.train.cpus)"
+    session.need(what, least * cpus, least if gpu else 0)
+    # Beside the driver, so that it outlives any node that workers are on.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    meeting: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
+    job = loop.Job(train, temperature, compute, student, url, attempt, gpu, cpus, meeting, exam, watch_text)
     context.progress.start(context.label, batches.steps(examples, train.epochs, train.batch_size), "steps")
     errors: list[Exception] = []
-    running = threading.Thread(target=_trained, args=(job, workers, context.scratch, errors), daemon=True)
+    running = threading.Thread(target=_trained, args=(job, (least, most), context.scratch, errors), daemon=True)
     running.start()
     shown: dict[str, Any] = {"step": 0, "tokens": 0}
     while running.is_alive():
@@ -242,19 +289,20 @@ def _fit(
     return outcome
 
 
-def layout(compute: recipe.Workers) -> tuple[int, int, bool]:
-    """Workers, CPUs of each, and whether they train on GPUs: one worker per GPU, else one per two cores."""
+def layout(compute: recipe.Workers) -> tuple[tuple[int, int], int, bool]:
+    """Least and most workers, CPUs of each, and whether they train on GPUs: one per GPU, else one per two cores."""
     import ray
 
     has = ray.cluster_resources()
     gpus = int(has.get("GPU", 0))
     # A local Ray counts more CPUs than there are cores, since most processes idle; training does not.
     cores = min(int(has.get("CPU", 1)), (os.cpu_count() or 1) * len(ray.nodes()))
-    workers = compute.workers or gpus or max(1, cores // 2)
-    return workers, compute.cpus or max(1, cores // workers), gpus > 0
+    asked = compute.workers or gpus or max(1, cores // 2)
+    least, most = asked if isinstance(asked, tuple) else (asked, asked)
+    return (least, most), compute.cpus or max(1, cores // most), gpus > 0
 
 
-def _trained(job: "loop.Job", workers: int, scratch: Path, errors: list[Exception]) -> None:
+def _trained(job: "loop.Job", workers: tuple[int, int], scratch: Path, errors: list[Exception]) -> None:
     """Run Ray Train to its end; in a thread of its own, since it blocks and would take over Ctrl-C."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -265,11 +313,12 @@ def _trained(job: "loop.Job", workers: int, scratch: Path, errors: list[Exceptio
     # Ray keeps its own bookkeeping here: nothing of the run's is in it.
     place = str(scratch) if len(ray.nodes()) == 1 else storage.join(job.url, "work", job.attempt, "ray")
     resources = {"CPU": job.threads} | ({"GPU": 1} if job.gpu else {})
+    wide = workers[0] if workers[0] == workers[1] else workers
     try:
         TorchTrainer(
             loop.run,
             train_loop_config={"job": job},
-            scaling_config=ScalingConfig(num_workers=workers, use_gpu=job.gpu, resources_per_worker=resources),
+            scaling_config=ScalingConfig(num_workers=wide, use_gpu=job.gpu, resources_per_worker=resources),
             run_config=RunConfig(
                 name=f"train-{uuid.uuid4().hex[:8]}",
                 storage_path=place,

@@ -7,6 +7,7 @@ R x L = rows and their length where nothing is packed, S = supervised tokens wit
 
 import hashlib
 import tempfile
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import lru_cache
@@ -22,7 +23,7 @@ from torch import Tensor
 from raystill import storage
 from raystill.chat import Encoded
 from raystill.training import soft
-from raystill.training.documents import groups
+from raystill.training.documents import packed
 from raystill.training.objective import Soft
 
 FILE = "tokens.arrow"
@@ -150,10 +151,13 @@ def _shuffled(examples: int, seed: int, epoch: int) -> NDArray[np.int64]:
 def deal(lengths: Sequence[int], workers: int, micro_tokens: int, packing: bool) -> list[list[list[int]]]:
     """Share a global batch: per worker, equally many micro-batches, each a list of places in `lengths`.
 
-    Longest first to the lightest micro-batch keeps workers level; an example longer than micro_tokens gets one of its own.
-    Some micro-batches are empty when there are fewer examples than workers: all workers must step together.
+    Packed, longest first to the lightest micro-batch keeps workers level. Padded, neighbours by length share a micro-batch,
+    so that little is padding. An example longer than micro_tokens gets one of its own. Some micro-batches are empty when
+    there are fewer examples than workers: all workers must step together.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    if not packing:
+        return _by_length(lengths, order, workers, micro_tokens)
     rounds = max(1, -(-sum(lengths) // (micro_tokens * workers)))
     while True:
         bins: list[list[int]] = [[] for _ in range(rounds * workers)]
@@ -162,11 +166,30 @@ def deal(lengths: Sequence[int], workers: int, micro_tokens: int, packing: bool)
             lightest = load.index(min(load))
             bins[lightest].append(i)
             load[lightest] += lengths[i]
-        costs = [sum(lengths[i] for i in b) if packing else len(b) * lengths[b[0]] for b in bins if b]
+        costs = [sum(lengths[i] for i in b) for b in bins if b]
         alone = all(len(b) <= 1 for b in bins)
         if alone or max(costs) <= max(micro_tokens, max(lengths)):
             return [bins[w::workers] for w in range(workers)]
         rounds += 1
+
+
+def _by_length(lengths: Sequence[int], order: list[int], workers: int, micro_tokens: int) -> list[list[list[int]]]:
+    """Neighbours of `order` (longest first) in as few rounds as fit, each padded to as few tokens as these rounds allow."""
+
+    def cut(most: int) -> list[list[int]]:
+        bins: list[list[int]] = []
+        for i in order:
+            if not bins or (len(bins[-1]) + 1) * lengths[bins[-1][0]] > most:
+                bins.append([])
+            bins[-1].append(i)
+        return bins
+
+    longest = lengths[order[0]]
+    most = max(micro_tokens, longest)
+    room = -(-len(cut(most)) // workers) * workers
+    bins = cut(longest + bisect_left(range(longest, most), True, key=lambda tokens: len(cut(tokens)) <= room))
+    bins += [[] for _ in range(room - len(bins))]
+    return [bins[w::workers] for w in range(workers)]
 
 
 def supervised(corpus: Corpus, of: Sequence[int] | NDArray[np.int64]) -> float:
@@ -188,7 +211,7 @@ def micro(corpus: Corpus, of: Sequence[int], packing: bool, device: torch.device
         inputs: dict[str, Any] = {
             "input_ids": _tensor(np.concatenate([x[:-1] for x in ids])[None], device),
             "position_ids": _tensor(np.concatenate([np.arange(n) for n in lengths])[None], device),
-            "documents": groups(lengths, device),
+            "documents": packed(lengths, device),
         }
         rows = np.zeros(len(columns), np.int64)
     else:

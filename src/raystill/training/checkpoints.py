@@ -10,33 +10,27 @@ torn or damaged is passed over and the one before it taken. Reading one runs pic
 manifest lists are ever read.
 """
 
-import dataclasses
 import json
 import shutil
 import tempfile
-import uuid
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
 from raystill import storage
-from raystill.artifacts import MANIFEST, File, describe_folder
-from raystill.errors import ResourceError
-
-KEEP = 2
-"""Checkpoints of one attempt that are kept: the newest, and one to fall back on."""
-TAG = "state"
+from raystill.artifacts import MANIFEST, File
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a sharded checkpoint is tied to: DeepSpeed cannot load it into another number of workers or ZeRO stage."""
+    """Who holds which part of a checkpoint; `layouts.load` turns one into another."""
 
     workers: int
     zero: int
+
+    def __str__(self) -> str:
+        return f"{self.workers} worker{'s' if self.workers > 1 else ''} and ZeRO {self.zero}"
 
 
 @dataclass(frozen=True)
@@ -51,58 +45,17 @@ class Saved:
     files: list[File]
 
 
-def save(
-    url: str,
-    attempt: str,
-    step: int,
-    layout: Layout,
-    state: dict[str, Any],
-    curve: list[dict[str, Any]],
-    write: Callable[[str], None],
-) -> None:
-    """Store a checkpoint; every worker calls it, `write(folder)` writes that worker's files. Then drop old ones."""
-    unique = [uuid.uuid4().hex[:8]]
-    dist.broadcast_object_list(unique, src=0)
-    name = f"step-{step:08d}.{attempt}.{unique[0]}"
-    folder = storage.join(url, name)
-    rank = dist.get_rank()
-    if storage.is_s3(url):
-        with tempfile.TemporaryDirectory(prefix="raystill-checkpoint-") as staging:
-            write(staging)
-            files = describe_folder(Path(staging))
-            storage.upload(Path(staging), folder)
-    else:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        write(folder)
-        dist.barrier()
-        files = _share(Path(folder), rank, layout.workers)
-    shares: list[list[File] | None] = [None] * layout.workers
-    dist.all_gather_object(shares, files)
-    if rank == 0:
-        listed = sorted({f.path: f for share in shares for f in share or []}.values(), key=lambda f: f.path)
-        saved = Saved(name, step, layout, state, curve, listed)
-        storage.put_if_absent(storage.join(folder, MANIFEST), json.dumps(dataclasses.asdict(saved)).encode())
-        _prune(url, attempt)
-    dist.barrier()
-
-
-def latest(url: str, layout: Layout, say: Callable[[str], None]) -> Saved | None:
-    """The newest checkpoint whose files all match its manifest. Raises ResourceError when it was made in another layout."""
-    for name in sorted(_names(url), reverse=True):
-        saved = _load(url, name)
-        if saved is None or not _whole(url, saved):
-            say(f"checkpoint {name} is incomplete or damaged; the one before it is used")
-            if saved:
-                release(url, saved)
+def latest(url: str, say: Callable[[str], None], step: int | None = None) -> Saved | None:
+    """The newest checkpoint (of a step) whose files all match its manifest; each that is passed over is said."""
+    for name in sorted(names(url), reverse=True):
+        if step is not None and step_of(name) != step:
             continue
-        if saved.layout != layout:
-            raise ResourceError(
-                f"this training stopped at step {saved.step} with {saved.layout.workers} workers and ZeRO "
-                f"{saved.layout.zero}, and now has {layout.workers} and ZeRO {layout.zero}; a sharded optimizer does not "
-                f"fit into another layout. Set compute.train.workers: {saved.layout.workers} and compute.train.zero: "
-                f"{saved.layout.zero} to resume, or remove {url} to train from the beginning"
-            )
-        return saved
+        saved = _load(url, name)
+        if saved and _whole(url, saved):
+            return saved
+        say(f"checkpoint {name} is incomplete or damaged; the one before it is used")
+        if saved:
+            release(url, saved)
     return None
 
 
@@ -111,19 +64,19 @@ def fetch(url: str, saved: Saved) -> str:
     folder = storage.join(url, saved.name)
     if not storage.is_s3(url):
         return folder
-    return str(storage.download(folder, _cache(saved.name)))
+    return str(storage.download(folder, cache(saved.name)))
 
 
 def release(url: str, saved: Saved) -> None:
     """Remove this machine's copy, once all of its workers have read it."""
     if storage.is_s3(url):
-        shutil.rmtree(_cache(saved.name), ignore_errors=True)
+        shutil.rmtree(cache(saved.name), ignore_errors=True)
 
 
 def forget(url: str, attempts: Collection[str]) -> None:
     """Remove the checkpoints of some attempts: their run is finished. Those of a run beside it stay."""
-    for name in _names(url):
-        if _attempt(name) in attempts:
+    for name in names(url):
+        if attempt_of(name) in attempts:
             discard(storage.join(url, name))
 
 
@@ -136,19 +89,27 @@ def discard(url: str) -> None:
         shutil.rmtree(url, ignore_errors=True)
 
 
-def _share(folder: Path, rank: int, workers: int) -> list[File]:
-    """Every workers-th file of a shared folder, hashed: the workers split the reading."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file())[rank::workers]
-    return [File(p.relative_to(folder).as_posix(), 0, p.stat().st_size, storage.sha256_file(p)) for p in files]
-
-
-def _names(url: str) -> set[str]:
+def names(url: str) -> set[str]:
+    """Folders of checkpoints, complete or not."""
     below = (e.url.removeprefix(url.rstrip("/") + "/") for e in storage.entries(url))
     return {path.split("/")[0] for path in below if path.startswith("step-")}
 
 
-def _attempt(name: str) -> str:
+def attempt_of(name: str) -> str:
+    """Whose checkpoint it is."""
     return name.split(".")[1]
+
+
+def step_of(name: str) -> int:
+    """The step after which it was made."""
+    return int(name.split(".")[0].removeprefix("step-"))
+
+
+def cache(name: str) -> Path:
+    """A folder of this machine for a checkpoint's copy."""
+    folder = Path(tempfile.gettempdir()) / "raystill-checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / name
 
 
 def _load(url: str, name: str) -> Saved | None:
@@ -166,18 +127,3 @@ def _load(url: str, name: str) -> Saved | None:
 def _whole(url: str, saved: Saved) -> bool:
     folder = Path(fetch(url, saved))
     return all((folder / f.path).is_file() and storage.sha256_file(folder / f.path) == f.sha256 for f in saved.files)
-
-
-def _cache(name: str) -> Path:
-    folder = Path(tempfile.gettempdir()) / "raystill-checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / name
-
-
-def _prune(url: str, attempt: str) -> None:
-    ours = sorted(name for name in _names(url) if _attempt(name) == attempt)
-    for name in ours[:-KEEP]:
-        discard(storage.join(url, name))
-
-
-__all__ = ["TAG", "Layout", "Saved", "discard", "fetch", "forget", "latest", "release", "save"]

@@ -28,7 +28,14 @@ class Group:
     """int64: where among the padded positions each token of the row is."""
 
 
-def groups(lengths: Sequence[int], device: torch.device) -> list[Group]:
+@dataclass(frozen=True)
+class Row:
+    """A row's documents. One object, so that compiled layers pass it on without a look at how many groups there are."""
+
+    groups: list[Group]
+
+
+def packed(lengths: Sequence[int], device: torch.device) -> Row:
     """Group neighbours whose lengths lie within a factor of two. `lengths` fall; T = sum(lengths)."""
     out: list[Group] = []
     start = first = 0
@@ -45,7 +52,7 @@ def groups(lengths: Sequence[int], device: torch.device) -> list[Group]:
         out.append(Group(last - first, take.flatten().to(device), back.to(device)))
         start += int(of_group.sum())
         first = last
-    return out
+    return Row(out)
 
 
 def attend(
@@ -55,7 +62,7 @@ def attend(
     value_1KTd: Tensor,
     attention_mask: Tensor | None,
     *,
-    documents: list[Group],
+    documents: Row,
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
@@ -68,7 +75,7 @@ def attend(
         key_TKd, value_TKd = key_TKd.repeat_interleave(repeats, 1), value_TKd.repeat_interleave(repeats, 1)
     out = [
         _group(g, query_THd, key_TKd, value_TKd, dropout=dropout, scaling=scaling, window=sliding_window)
-        for g in documents
+        for g in documents.groups
     ]
     return torch.cat(out)[None], None
 
@@ -92,5 +99,6 @@ def register() -> str:
     """Make `attend` known to transformers; the name to load a model with."""
     from transformers import AttentionInterface
 
-    AttentionInterface.register(NAME, attend)
+    # Compiled layers stop before it: groups differ from one micro-batch to the next, and each would be compiled for.
+    AttentionInterface.register(NAME, torch.compiler.disable(attend))  # type: ignore[no-untyped-call]
     return NAME

@@ -18,11 +18,13 @@ from torch import Tensor
 from raystill import recipe, storage
 from raystill.artifacts import Checkpoint
 from raystill.errors import RaystillError, StageError
-from raystill.training import batches, checkpoints, documents, export, zero
+from raystill.training import adapters, batches, checkpoints, early, export, kernels, layouts, loading, optimizers, zero
 from raystill.training.batches import Corpus, Micro
 from raystill.training.checkpoints import Layout, Saved
+from raystill.training.exam import Exam, mark
 from raystill.training.learner import Learner
 from raystill.training.objective import Objective, objective
+from raystill.training.saving import Saver
 
 CHECKPOINTS = "work/checkpoints"
 MAX_SKIPS = 5
@@ -46,6 +48,8 @@ class Job:
     threads: int
     board: Any
     """Handle of the Board actor."""
+    exam: Exam | None = None
+    """What the student is judged by, where that is not its validation loss."""
     watch_text: bool = False
     """Whether the validation text's cross-entropy is noted too, whatever is minimised."""
 
@@ -82,6 +86,7 @@ def fit(job: Job) -> None:
     corpus = worker.corpora["train"]
     total = batches.steps(len(corpus), train.epochs, train.batch_size)
     curve, tokens, attempts = resume(worker)
+    saver = Saver(storage.join(job.url, CHECKPOINTS), job.attempt, job.board.say.remote)
     validate_at = {round(total * (i + 1) / train.validations) for i in range(train.validations)}
     # Time goes on from where a resumed run stood; rows before the checkpoint keep their own.
     began = time.perf_counter() - (curve[-1]["elapsed_s"] if curve else 0.0)
@@ -89,7 +94,10 @@ def fit(job: Job) -> None:
     # Ctrl-C while workers were starting ends the run after its first step.
     posted: Any = ray.put(False)
     asked = worker.rank == 0 and bool(ray.get(job.board.stopping.remote()))
+    ended = early.over(curve, train.early_stopping)
     for step in range(len(curve), total):
+        if ended:
+            break
         at = batches.batch(len(corpus), train.epochs, train.batch_size, train.seed, step)
         watched = {"text_loss_before": text_loss(worker)} if job.watch_text and step == 0 else {}
         rate = learning_rate(train, step, total)
@@ -102,22 +110,33 @@ def fit(job: Job) -> None:
                 f"none was applied; lower train.learning_rate (now {train.learning_rate:g}) or raise train.warmup"
             )
         row: dict[str, Any] = {"step": step + 1, "loss": value if math.isfinite(value) else None, "applied": applied}
-        row |= {"validation_loss": validate(worker) if step + 1 in validate_at else None} | watched
-        if job.watch_text and step + 1 in validate_at:
-            row |= {"text_loss": text_loss(worker)}
+        validated = step + 1 in validate_at
+        row |= {"validation_loss": validate(worker) if validated else None} | watched
+        if job.exam:
+            row[job.exam.metric] = examine(worker, job.exam) if validated else None
+        if job.watch_text and validated:
+            row["text_loss"] = text_loss(worker)
         row |= {"learning_rate": rate, "tokens": tokens, "elapsed_s": round(time.perf_counter() - began, 3)}
         curve.append(row)
+        ended = early.over(curve, train.early_stopping) if validated else None
         if worker.rank == 0:
             # Of the post before, which has had a step's time to come back: the loop never waits for the board.
             asked = asked or _is_true(posted)
             posted = job.board.post.remote(row)
-        if stop or ((step + 1) % train.checkpoint_every == 0 and step + 1 < total):
-            keep(worker, step + 1, curve, tokens, attempts)
+        due = (step + 1) % train.checkpoint_every == 0 or (validated and best_step(train, curve) == step + 1)
+        if stop or (due and step + 1 < total):
+            keep(worker, saver, step + 1, curve, tokens, attempts)
         if stop:
+            if lost := saver.wait():
+                raise StageError(f"training stopped after step {step + 1}, and its checkpoint is not stored: {lost}")
             if worker.rank == 0:
                 ray.get(job.board.stop.remote(step + 1))
             return
-    finish(worker, curve, attempts)
+    saver.wait()
+    chosen, why = choose(worker, curve), ended or "all steps done"
+    if train.early_stopping and worker.rank == 0:
+        job.board.say.remote(f"training ends after step {len(curve)}: {why}; the student of step {chosen} is exported")
+    finish(worker, curve, attempts, {"step": chosen, "ended": why})
 
 
 def start(job: Job) -> Worker:
@@ -126,35 +145,25 @@ def start(job: Job) -> Worker:
     torch.set_num_threads(job.threads)
     torch.manual_seed(job.train.seed)
     import deepspeed
-    from transformers import AutoModelForCausalLM
 
     device = torch.device("cuda", torch.cuda.current_device()) if job.gpu else torch.device("cpu")
-    attention = documents.register() if job.train.packing else "sdpa"
-    model = AutoModelForCausalLM.from_pretrained(
-        job.student.folder(), dtype=torch.bfloat16 if job.gpu else torch.float32, attn_implementation=attention
-    )
+    model, parameters = loading.student(job.student.folder(), job.train, job.compute, device)
     corpora = batches.fetch(storage.join(job.url, "work", job.attempt))
     learner = Learner(model, objective(job.train.loss, job.temperature))
-    learner.look(shortest(corpora["train"], job.train.packing, torch.device("cpu")))
-    workers, parameters = dist.get_world_size(), model.num_parameters()
+    learner.look(shortest(corpora["train"], job.train.packing, model.device))
+    if job.gpu:
+        kernels.fit(model)
+    if job.compute.compile:
+        loading.compile_layers(model)
+    workers = dist.get_world_size()
     settings = zero.settings(job.compute.zero, job.train.clip, workers, parameters, job.gpu, job.train.deepspeed)
-    engine, *_ = deepspeed.initialize(model=learner, optimizer=optimizer(model, job.train), config=settings)
+    engine, *_ = deepspeed.initialize(model=learner, optimizer=optimizers.build(model, job.train), config=settings)
     return Worker(job, engine, parameters, corpora, device, dist.get_rank(), workers)
 
 
 def shortest(corpus: Corpus, packing: bool, device: torch.device) -> Micro:
     """The shortest example, for a look at the model."""
     return batches.micro(corpus, [int(corpus.lengths.argmin())], packing, device)
-
-
-def optimizer(model: torch.nn.Module, train: recipe.Train) -> torch.optim.Optimizer:
-    """AdamW; norms and biases are not decayed."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": train.weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=train.learning_rate, betas=train.betas)
 
 
 def learning_rate(train: recipe.Train, step: int, total: int) -> float:
@@ -243,18 +252,28 @@ def text_loss(worker: Worker) -> float | None:
         learner.objective = minimised
 
 
-def keep(worker: Worker, step: int, curve: list[dict[str, Any]], tokens: int, attempts: list[str]) -> None:
-    """Store a checkpoint after `step` steps."""
+def examine(worker: Worker, exam: Exam) -> float:
+    """What the student's own answers are worth."""
+    worker.engine.eval()
+    sharded = worker.engine.zero_optimization_stage() == 3
+    value = mark(exam, worker.engine.module.student, worker.job.student.folder(), sharded)
+    worker.engine.train()
+    return value
+
+
+def keep(
+    worker: Worker, saver: Saver, step: int, curve: list[dict[str, Any]], tokens: int, attempts: list[str]
+) -> None:
+    """Store a checkpoint after `step` steps, while training goes on."""
     job, corpus = worker.job, worker.corpora["train"]
     at = batches.position(len(corpus), job.train.batch_size, step)
-    checkpoints.save(
-        storage.join(job.url, CHECKPOINTS),
-        job.attempt,
+    saver.save(
         step,
         Layout(worker.workers, job.compute.zero),
         asdict(at) | {"tokens": tokens, "attempts": attempts},
         curve,
-        lambda folder: worker.engine.save_checkpoint(folder, tag=checkpoints.TAG, save_latest=False),
+        best_step(job.train, curve),
+        lambda folder: layouts.save(worker.engine, folder),
     )
 
 
@@ -262,23 +281,37 @@ def resume(worker: Worker) -> tuple[list[dict[str, Any]], int, list[str]]:
     """Load the newest whole checkpoint: the curve up to it (its length is the step to go on with), tokens, attempts."""
     job = worker.job
     url = storage.join(job.url, CHECKPOINTS)
-    found: Saved | None = None
-    if worker.rank == 0:
-        found = checkpoints.latest(url, Layout(worker.workers, job.compute.zero), job.board.say.remote)
-    found = _agreed(found)
+    found: Saved | None = _agreed(checkpoints.latest(url, job.board.say.remote) if worker.rank == 0 else None)
     if found is None:
         return [], 0, [job.attempt]
+    layout = Layout(worker.workers, job.compute.zero)
     if worker.rank == 0:
-        job.board.say.remote(f"training goes on after step {found.step}")
-    path, _ = worker.engine.load_checkpoint(checkpoints.fetch(url, found), tag=checkpoints.TAG)
-    dist.barrier()
-    checkpoints.release(url, found)
-    if path is None:
-        raise StageError(f"DeepSpeed cannot load checkpoint {found.name}; remove {url} to train from the beginning")
+        other = f", where it had {found.layout}" if found.layout != layout else ""
+        job.board.say.remote(f"training goes on after step {found.step} with {layout}{other}")
+    layouts.load(worker.engine, url, found, layout)
     return list(found.curve), int(found.state["tokens"]), sorted({*found.state["attempts"], job.attempt})
 
 
-def finish(worker: Worker, curve: list[dict[str, Any]], attempts: list[str]) -> None:
+def best_step(train: recipe.Train, curve: list[dict[str, Any]]) -> int | None:
+    """The step of the best validation; None while there is none, or where the last step's student is taken."""
+    return next(iter(early.ranked(curve, train.early_stopping.metric)), None) if train.early_stopping else None
+
+
+def choose(worker: Worker, curve: list[dict[str, Any]]) -> int:
+    """Load the student of the best validation that is still there; its step."""
+    job, last = worker.job, len(curve)
+    url = storage.join(job.url, CHECKPOINTS)
+    for step in early.ranked(curve, job.train.early_stopping.metric) if job.train.early_stopping else []:
+        if step == last:
+            break
+        found = _agreed(checkpoints.latest(url, job.board.say.remote, step) if worker.rank == 0 else None)
+        if found:
+            layouts.load(worker.engine, url, found, Layout(worker.workers, job.compute.zero))
+            return step
+    return last
+
+
+def finish(worker: Worker, curve: list[dict[str, Any]], attempts: list[str], ended: dict[str, Any]) -> None:
     """Export the student, prove that the folder gives the same logits in plain transformers, and tell the board."""
     job, engine = worker.job, worker.engine
     student = engine.module.student
@@ -289,10 +322,12 @@ def finish(worker: Worker, curve: list[dict[str, Any]], attempts: list[str]) -> 
     state = gathered(engine, keep=worker.rank == 0)
     if worker.rank == 0:
         with export.attempt(job.url) as (folder, name):
+            if job.train.lora:
+                student, state = adapters.detach(student, state, folder / adapters.FOLDER, job.student)
             facts = export.save(student, job.student.folder(), folder, state)
             ids = micro.inputs["input_ids"][0].tolist()
             facts |= {"logits_difference": export.compare(folder, ids, logits_TV)}
-            facts |= {"parameters": worker.parameters, "folder": name}
+            facts |= {"parameters": worker.parameters, "folder": name} | ended
             exported = export.Exported(name, export.publish(folder, name, job.url), facts)
         ray.get(job.board.finish.remote(exported, curve, attempts))
     dist.barrier()
@@ -308,7 +343,7 @@ def gathered(engine: Any, keep: bool) -> dict[str, Tensor]:
     for name, parameter in student.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter], enabled=sharded):
             if keep:
-                state[name] = parameter.detach().cpu().clone()
+                state[name] = adapters.dense(parameter).cpu().clone()
     if keep:
         state |= {name: buffer.detach().cpu() for name, buffer in _buffers(student)}
     return state

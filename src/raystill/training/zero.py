@@ -13,7 +13,7 @@ OWNED: dict[str, str] = {
     "gradient_accumulation_steps": "compute.train.micro_tokens",
     "managed_gradient_accumulation": "compute.train.micro_tokens",
     "gradient_clipping": "train.clip",
-    "optimizer": "train.learning_rate, train.betas and train.weight_decay",
+    "optimizer": "train.optimizer, train.learning_rate, train.betas and train.weight_decay",
     "scheduler": "train.schedule and train.warmup",
     "fp16": "nothing: bf16 on GPUs, fp32 on CPUs",
     "bf16": "nothing: bf16 on GPUs, fp32 on CPUs",

@@ -1,0 +1,149 @@
+"""Rows 28 to 32 of the fault list in docs/checkpoints.md: a training on S3 whose numbers, workers and store go wrong.
+
+Row 30, damaged checkpoints, and row 31, other numbers of workers, have more tests in tests/training.
+"""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixtures_s3 import Proxy, before_s3, s3_server
+from test_train import CONFIG, Told, context, examples, run, workers
+
+from raystill import artifacts, storage
+from raystill.artifacts import Outcome, Table
+from raystill.context import Context
+from raystill.errors import StageError
+from raystill.records import Example
+from raystill.stages import train
+from raystill.training import loop
+
+pytestmark = pytest.mark.slow
+EVERY_TWO = CONFIG.model_copy(update={"checkpoint_every": 2})
+
+
+@pytest.fixture(scope="module")
+def proxy() -> Iterator[Proxy]:
+    """A store and what stands before it, set before Ray's workers inherit their environment."""
+    with s3_server(), before_s3() as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def cluster(proxy: Proxy) -> Iterator[None]:
+    import ray
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def calm(proxy: Proxy) -> Iterator[None]:
+    yield
+    proxy.watch = lambda command, path: None
+
+
+def on_s3(folder: Path, told: Told, **compute: Any) -> Context:
+    """A stage's surroundings with its artifact on the store."""
+    return replace(context(folder, told, micro_tokens=64, **compute), url=f"s3://bucket/{folder.name}")
+
+
+def losses(outcome: Outcome, where: Context) -> list[float]:
+    (path,) = (f.path for f in outcome.files if f.path.endswith(train.CURVE))
+    return [json.loads(line)["loss"] for line in storage.read(storage.join(where.url, path)).splitlines()]
+
+
+@pytest.fixture(scope="module")
+def expected(cluster: None, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The losses of one worker to which nothing happens; sums in another order differ by less."""
+    folder = tmp_path_factory.mktemp("alone")
+    where = on_s3(folder, Told(), workers=1, zero=0)
+    return pytest.approx(losses(run(tiny_model, where, examples(folder / "examples")), where), rel=1e-5)
+
+
+def test_row_28_when_no_step_has_a_finite_loss_training_ends_and_says_so(
+    cluster: None, tiny_model: Path, tmp_path: Path
+) -> None:
+    table = examples(tmp_path / "examples")
+    rows = [replace(row, weight=1e39) for row in table.rows(Example)]  # infinite in float32
+    files = [artifacts.write_part(str(tmp_path / "infinite"), "train", Example, rows)]
+    assert table.manifest
+    infinite = Table(str(tmp_path / "infinite"), "1" * 12, replace(table.manifest, files=files))
+    told = Told()
+    with pytest.raises(StageError, match=r"diverged: steps 1 to 5 of \d+ had no finite loss.*train\.learning_rate"):
+        run(tiny_model, on_s3(tmp_path, told, workers=2, zero=1), infinite)
+    assert sum("was not applied" in line for line in told.lines) == loop.MAX_SKIPS - 1  # the last one is the error
+
+
+@pytest.mark.parametrize("moment", ["while a checkpoint is uploaded", "before its manifest", "while it reports a step"])
+def test_row_29_a_worker_killed(expected: Any, proxy: Proxy, tiny_model: Path, tmp_path: Path, moment: str) -> None:
+    told = Told()
+    killed: list[int] = []
+
+    def kill() -> None:
+        if not killed:
+            killed.append(workers()[0])
+            os.kill(killed[0], signal.SIGKILL)
+
+    marks = {"while a checkpoint is uploaded": "optim_states.pt", "before its manifest": "manifest.json"}
+
+    def watch(command: str, path: str) -> None:
+        if moment in marks and command == "PUT" and "step-00000004" in path and path.endswith(marks[moment]):
+            kill()
+
+    proxy.watch = watch
+    if moment not in marks:
+        told.after[5] = kill
+    where = on_s3(tmp_path, told, workers=2, zero=1, resume_failures=1)
+    outcome = run(tiny_model, where, examples(tmp_path / "examples"), EVERY_TWO)
+    assert losses(outcome, where) == expected
+    assert any("training goes on after step" in line for line in told.lines)
+    assert not [e for e in storage.entries(where.url) if "/work/checkpoints/" in e.url]
+
+
+def test_row_31_fewer_workers_go_on_from_the_store(expected: Any, tiny_model: Path, tmp_path: Path) -> None:
+    """More layouts: test_resume.py."""
+    table, told = examples(tmp_path / "examples"), Told()
+    told.after[5] = lambda: os.kill(workers()[0], signal.SIGKILL)
+    with pytest.raises(StageError, match=r"lost its workers 1 times.*same command goes on"):
+        run(tiny_model, on_s3(tmp_path, told, workers=2, zero=3, resume_failures=0), table, EVERY_TWO)
+    where = on_s3(tmp_path, told, workers=1, zero=3)
+    assert losses(run(tiny_model, where, table, EVERY_TWO), where) == expected
+    assert any("with 1 worker and ZeRO 3, where it had 2 workers and ZeRO 3" in line for line in told.lines)
+
+
+def test_row_32_a_store_that_refuses_one_checkpoint_takes_the_next(
+    expected: Any, proxy: Proxy, tiny_model: Path, tmp_path: Path
+) -> None:
+    told = Told()
+    stored: list[str] = []
+
+    def watch(command: str, path: str) -> str | None:
+        if command == "PUT" and "/step-" in path:
+            stored.append(path.split("/step-")[1][:8])
+        return "403" if command == "PUT" and "step-00000004" in path else None
+
+    proxy.watch = watch
+    where = on_s3(tmp_path, told, workers=2, zero=1)
+    outcome = run(tiny_model, where, examples(tmp_path / "examples"), EVERY_TWO)
+    assert losses(outcome, where) == expected
+    assert sum("the checkpoint after step 4 is not stored" in line for line in told.lines) == 1
+    assert sum("AccessDenied" in line for line in told.lines) == 1
+    assert list(dict.fromkeys(stored)) == [f"{step:08d}" for step in (2, 4, 6, 8, 10)]
+
+
+def test_row_32_ctrl_c_tells_when_its_checkpoint_is_not_stored(
+    cluster: None, proxy: Proxy, tiny_model: Path, tmp_path: Path
+) -> None:
+    proxy.watch = lambda command, path: "403" if command == "PUT" and "/step-" in path else None
+    where = on_s3(tmp_path, Told(), workers=1, zero=1)
+    where.stopping.set()
+    with pytest.raises(StageError, match=r"stopped after step 1, and its checkpoint is not stored: .*AccessDenied"):
+        run(tiny_model, where, examples(tmp_path / "examples"))
