@@ -38,6 +38,7 @@ def test_the_best_of_some_trials_becomes_a_recipe(tiny_model: Path, tmp_path: Pa
             "rows": 24,
             "seed": 1,
         },
+        "evaluate": {"max_tokens": 64},
         "compute": {"train": {"workers": 1}},
     }
     path = tmp_path / "recipe.yaml"
