@@ -15,7 +15,8 @@ import pytest
 TOKEN = "hf_canary9d2e"
 LOAD = (
     "import sys; from raystill import models; found = models.resolve('org/tiny', sys.argv[1], offline=False); "
-    "print(found.fingerprint); print(found.folder())"
+    "import os; asked = os.environ.get('ASKED', 'folder'); print(found.fingerprint); print(getattr(found, asked)()); "
+    "print(found.weights_bytes()) if asked == 'papers' else None"
 )
 
 
@@ -101,6 +102,17 @@ def test_a_gated_model_loads_with_a_token_from_the_environment_or_a_file(hub: Hu
     commit, folder = by_file.stdout.split()
     assert commit == "a" * 40
     assert json.loads((Path(folder) / "config.json").read_text()) == {"made": "a"}
+
+
+def test_papers_leave_the_weights_where_they_are_and_know_their_size(hub: Hub, tmp_path: Path) -> None:
+    hub.files["a" * 40]["model.safetensors"] = b"w" * 1000
+    papers = load(hub, tmp_path, HF_TOKEN=TOKEN, ASKED="papers")
+    assert papers.returncode == 0, papers.stderr
+    assert hub.fetched == ["aaaa/config.json"]
+    assert papers.stdout.split()[-1] == "1000"
+    whole = load(hub, tmp_path, HF_TOKEN=TOKEN)
+    assert sorted(hub.fetched) == ["aaaa/config.json", "aaaa/model.safetensors"]
+    assert whole.stdout.split()[1] == papers.stdout.split()[1]
 
 
 def test_without_a_token_the_error_says_what_to_set_and_holds_no_secret(hub: Hub, tmp_path: Path) -> None:

@@ -136,8 +136,9 @@ def test_a_loss_is_held_against_the_targets_to_be_scored(tmp_path: Path) -> None
     assert "tokenizer" not in found
     tokens["added_tokens"][0]["id"] = 3  # type: ignore[index]
     (teacher / "tokenizer.json").write_text(json.dumps(tokens))
-    path = recipe(tmp_path, **given, train="{loss: {kind: forward_kl}}")
-    assert "has another tokenizer; take a student" in problems(planning.plan(path).problems).replace("\n    ", "; ")
+    assert not planning.plan(recipe(tmp_path, **given, train="{loss: {kind: forward_kl}}")).problems
+    path = recipe(tmp_path, teacher=given["teacher"], train="{teacher: live, loss: {kind: forward_kl}}")
+    assert "has another tokenizer than" in problems(planning.plan(path).problems)
     assert not planning.plan(recipe(tmp_path, **given)).problems
 
 
@@ -231,6 +232,70 @@ def test_a_search_needs_something_to_go_by(tmp_path: Path) -> None:
     assert "k says nothing without soft targets" in found
 
 
+LIVE = "{{teacher: live, loss: {{{}}}}}"
+
+
+@pytest.mark.parametrize(
+    ("loss", "more", "says", "fix"),
+    [
+        ("kind: forward_kl", {"teacher": "{kind: reference}"}, "a 'reference' teacher has none", "teacher.model"),
+        ("kind: forward_kl", {"score": "{k: 20}"}, "nothing reads what score would store", "remove it"),
+        ("kind: cross_entropy", {}, "nothing asks the live teacher", "kind: forward_kl"),
+        ("layers: {map: [[0, 1], [1, 7]]}", {}, "map names layers [[1, 7]]", "map: uniform"),
+        ("attention: {map: [[2, 1]]}", {}, "the student has 0 to 1", "map: uniform"),
+        ("layers: {map: [[-1, 0]]}", {}, "greater than or equal to 0", ""),
+    ],
+)
+def test_what_a_live_teacher_cannot_do_is_found(
+    tmp_path: Path, loss: str, more: dict[str, str], says: str, fix: str
+) -> None:
+    teacher = {"teacher": f"{{kind: transformers, model: {tmp_path / 'model'}}}"}
+    found = planning.plan(recipe(tmp_path, **teacher | more, train=LIVE.format(loss))).problems
+    assert says in problems(found)
+    assert fix in problems(found)
+
+
+def test_teachers_that_cannot_be_mixed_are_found(tmp_path: Path) -> None:
+    def plan(**changes: str) -> str:
+        path = recipe(tmp_path, **changes)
+        text = Path(path).read_text().replace("teacher: {kind: reference}", f"teachers: {{{teachers}}}")
+        Path(path).write_text(text)
+        return problems(planning.plan(path).problems)
+
+    for name, end in (("a", 2), ("b", 2), ("c", 3)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text('{"num_attention_heads": 4}')
+        tokens = {"model": {"vocab": {"x": 0, "y": 1}}, "added_tokens": [{"content": "<end>", "id": end}]}
+        (tmp_path / name / "tokenizer.json").write_text(json.dumps(tokens))
+    models = (f"{n}: {{kind: transformers, model: {tmp_path / n}}}" for n in "abc")
+    teachers = ", ".join([*models, "d: {kind: reference}"])
+    assert plan(score="{mixture: {a: 1, b: 2}}") == ""
+    assert "c has another tokenizer than a" in plan(score="{mixture: {a: 1, c: 1}}")
+    assert "a 'reference' teacher has none" in plan(score="{mixture: {a: 1, d: 1}}")
+    assert "names no teacher of this recipe: e" in plan(score="{mixture: {a: 1, e: 1}}")
+    assert "takes two teachers and more" in plan(score="{mixture: {a: 1}}")
+    assert "write kind: transformers" in plan(score="{kind: vllm, mixture: {a: 1, b: 1}}")
+    assert "greater than 0" in plan(score="{mixture: {a: 1, b: 0}}")
+
+
+def test_a_live_teacher_is_an_input_of_training_and_its_cost_is_said(tmp_path: Path) -> None:
+    teacher = {"teacher": f"{{kind: transformers, model: {tmp_path / 'model'}}}"}
+    asked = {"stored": "{}"} | {"live": LIVE.format("layers: {}, attention: {kind: maps}")}
+    made = {name: planning.plan(recipe(tmp_path, **teacher, train=train)) for name, train in asked.items()}
+    assert not made["live"].problems
+    assert not made["stored"].needs
+    assert (
+        "holds the whole teacher" in made["live"].needs[0] and "computed twice on both sides" in made["live"].needs[1]
+    )
+    labels = [step.label for step in made["live"].steps]
+    assert "score" not in labels and "train student" in labels
+    seen = planning.plan(
+        recipe(tmp_path, **{**teacher, "teacher": teacher["teacher"][:-1] + ", system: Brief.}"}, train=asked["live"])
+    )
+    trained = [next(s.fingerprint for s in m.steps if s.label == "train student") for m in (made["live"], seen)]
+    assert trained[0] != trained[1]
+
+
 @pytest.mark.parametrize(
     ("data", "metric", "says"),
     [
@@ -238,7 +303,7 @@ def test_a_search_needs_something_to_go_by(tmp_path: Path) -> None:
         ("", "bleu", None),
         ("split: {validation: 0}", "validation_loss", r"no validation rows .*split: \{validation: 0\.05\}"),
         ("split: {validation: 0}, validation: FILE", "accuracy", None),
-        ("", "macro_f1", r"conversation has no metric 'macro_f1'.*one of validation_loss, accuracy, exact_match"),
+        ("", "macro_f1", r"conversation has no metric 'macro_f1'.*one of validation_loss, accuracy, exact_match, bleu"),
     ],
 )
 def test_early_stopping_needs_validation_rows_and_a_metric_of_the_task(
@@ -250,6 +315,57 @@ def test_early_stopping_needs_validation_rows_and_a_metric_of_the_task(
     found = planning.plan(path).problems
     assert bool(found) == bool(says), found
     assert re.search(says or "", problems(found), re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("task", "references", "said"),
+    [
+        (
+            "nli",
+            ["entails", "neutral"],
+            "cannot read 20 of the first 40 references; it takes entailment, neutral, contra",
+        ),
+        ("math", ["about forty"], "it takes a number, or a text that ends in one"),
+        ("{parse: {json_path: label}}", ['{"label": '], "it takes a value, or JSON with one at task.parse.json_path"),
+        ("{parse: {choices: [low, high]}}", ["medium"], "it takes one of task.parse.choices"),
+        ("{parse: {regex: '('}}", ["x"], "task.parse.regex is no valid regex"),
+        ("{metrics: [bleu, accuracie]}", ["x"], "'accuracie' is no metric"),
+        ("{metrics: [bleu]}", [""], "bleu: measured against references, and none of the first 40 rows has one"),
+        ("{kind: math, labels: [a, b]}", ["1"], "'labels' says nothing to task math, only to nli, moderation"),
+        ("{parse: {regexp: x}}", ["x"], "unknown key 'regexp'"),
+    ],
+)
+def test_a_task_that_cannot_be_judged_is_found_before_anything_runs(
+    tmp_path: Path, task: str, references: list[str], said: str
+) -> None:
+    path = recipe(tmp_path, task=task)
+    rows = [{"id": f"r{i}", "prompt": f"q{i}", "reference": references[i % len(references)]} for i in range(40)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert said in problems(planning.plan(path).problems)
+
+
+def test_a_tasks_words_are_shown_and_decide(tmp_path: Path) -> None:
+    model = f"{{model: {tmp_path / 'model'}}}"
+    prints = {}
+    for task in ("qa", "conversation", "{kind: qa, system: Answer}"):
+        made = planning.plan(recipe(tmp_path, task=task, teacher=model))
+        assert made.recipe and not made.problems
+        prints[task] = {s.label: s.fingerprint for s in made.steps}
+        ((system, why),) = [(v, why) for key, v, why in planning.resolved(made.recipe) if key == "teacher.system"]
+        assert (system is None) == (task == "conversation") and why.startswith("the task's own")
+    assert prints["qa"]["prepare"] == prints["{kind: qa, system: Answer}"]["prepare"]
+    assert prints["qa"]["generate"] != prints["{kind: qa, system: Answer}"]["generate"]
+
+
+def test_what_only_the_report_reads_changes_no_step(tmp_path: Path) -> None:
+    def prints(task: str) -> dict[str, str]:
+        return {s.label: s.fingerprint for s in planning.plan(recipe(tmp_path, task=task)).steps}
+
+    assert prints("conversation") == prints("{kind: conversation}")
+    own = prints("{parse: {regex: x}}")
+    assert own == prints("{parse: {regex: x}, metrics: [accuracy, bleu]}")
+    other = prints("{parse: {regex: y}}")
+    assert (own["generate"], own["curate"]) == (other["generate"], own["curate"]) and own["curate"] != other["curate"]
 
 
 def test_all_mistakes_come_at_once(tmp_path: Path) -> None:
@@ -277,7 +393,7 @@ def test_resolved_gives_every_key_a_reason(tmp_path: Path) -> None:
     assert made.recipe is not None
     rows = planning.resolved(made.recipe)
     assert ("train.learning_rate", 2e-5, "2e-5 suits all weights of 1B and more, 2e-4 lora") in rows
-    assert ("task", "conversation", "from the recipe") in rows
+    assert ("task.kind", "conversation", "from the recipe") in rows
     assert all(why for _, _, why in rows)
 
 

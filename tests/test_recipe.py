@@ -1,8 +1,10 @@
 """The recipe: five lines are enough, and every mistake is named with its line."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from raystill import recipe_file
 from raystill.recipe import Recipe, Teacher, Train
@@ -143,3 +145,14 @@ def test_what_is_asked_of_an_endpoint_is_its_identity_and_how_is_not() -> None:
     assert identity() != identity(url="https://other.example.com")
     assert identity() != identity(model="small")
     assert identity() != identity(extra={"reasoning_effort": "low"})
+
+
+@pytest.mark.parametrize(
+    "task", ["math", {"kind": "math", "chain_of_thought": True}, {"parse": {"choices": ["a", "b"]}}]
+)
+def test_a_task_is_a_kind_or_a_map_to_editors_too(task: Any) -> None:
+    whole = {"name": "x", "task": task, "data": {"train": "a"}, "teacher": {"model": "a"}, "student": {"model": "b"}}
+    validator = Draft202012Validator(Recipe.model_json_schema())
+    assert not list(validator.iter_errors(whole))
+    assert list(validator.iter_errors(whole | {"task": {"kinds": "math"}}))
+    assert Recipe.model_validate(whole).task.kind == ("own" if isinstance(task, dict) and "parse" in task else "math")

@@ -34,7 +34,7 @@ def test_few_different_answers_are_classification(tmp_path: Path) -> None:
     assert (found.prompt, found.reference, found.id, found.by) == ("text", "topic", "id", "customer_id")
     assert found.task == "classification" and found.labels == ["card: lost", "delivery", "refund"]
     recipe = written(tmp_path, found)
-    assert (recipe.name, recipe.task, recipe.data.split.by) == ("support", "classification", "customer_id")
+    assert (recipe.name, recipe.task.kind, recipe.data.split.by) == ("support", "classification", "customer_id")
     assert recipe.teacher.system == "Answer with exactly one of these and nothing else: card: lost, delivery, refund"
     prepare.check_columns(recipe.data)
 
@@ -103,3 +103,46 @@ def test_a_recipe_is_never_overwritten(tmp_path: Path) -> None:
 def test_a_file_without_prompts_is_refused(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     with pytest.raises(DataError, match=r"nothing to guess from|no column could be a prompt"):
         starter.guess(put(tmp_path / "a.jsonl", rows))
+
+
+@pytest.mark.parametrize(
+    ("row", "task", "prompt", "reference"),
+    [
+        ({"premise": "p{}", "hypothesis": "h{}", "label": 1}, "nli", starter.TOGETHER["premise", "hypothesis"][1], "label"),
+        ({"context": "c{}", "question": "q{}", "answer": "a{}"}, "qa", "{{ context }}\n\n{{ question }}", "answer"),
+        ({"question": "q{}", "answer": "1+1\n#### {}"}, "math", "question", "answer"),
+        ({"article": "a long text {}", "highlights": "short {}"}, "summarization", "article", "highlights"),
+        ({"de": "Satz {}", "en": "sentence {}"}, {"kind": "translation", "language": "German"}, "en", "de"),
+        ({"question": "q{}", "answer": "about {} or so"}, "conversation", "question", "answer"),
+    ],
+)  # fmt: skip
+def test_the_task_is_what_the_columns_speak_of(
+    tmp_path: Path, row: dict[str, Any], task: Any, prompt: str, reference: str
+) -> None:
+    rows = [{k: v.format(i) if isinstance(v, str) else i % 3 for k, v in row.items()} for i in range(30)]
+    found = starter.guess(put(tmp_path / "a.jsonl", rows))
+    assert (found.task, found.prompt, found.reference) == (task, prompt, reference)
+    recipe = written(tmp_path, found)
+    assert recipe.teacher.system is None
+    prepare.check_columns(recipe.data)
+
+
+@pytest.mark.parametrize(
+    ("labels", "task"),
+    [
+        (["safe", "unsafe"], "moderation"),
+        (["spam", "ham"], {"kind": "moderation", "labels": ["ham", "spam"]}),
+        (["billing", "delivery"], "classification"),
+    ],
+)
+def test_what_may_not_stand_is_moderation(tmp_path: Path, labels: list[str], task: Any) -> None:
+    rows = [{"text": f"t{i}", "label": labels[i % 2]} for i in range(30)]
+    found = starter.guess(put(tmp_path / "a.jsonl", rows))
+    assert found.task == task
+    assert written(tmp_path, found).teacher.sampling.max_tokens == 32
+
+
+def test_labels_that_nli_does_not_know_are_written_down(tmp_path: Path) -> None:
+    rows = [{"premise": f"p{i}", "hypothesis": "h", "label": ["yes", "no"][i % 2]} for i in range(30)]
+    found = starter.guess(put(tmp_path / "a.jsonl", rows))
+    assert found.task == {"kind": "nli", "labels": ["no", "yes"]}

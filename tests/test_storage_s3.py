@@ -59,6 +59,8 @@ def test_folders_go_up_and_come_down_whole(s3: str, tmp_path: Path) -> None:
     storage.upload(tmp_path / "model", storage.join(s3, "model"))
     down = storage.download(storage.join(s3, "model"), tmp_path / "copy")
     assert (down / "deep" / "weights").read_bytes() == b"w" * 1000
+    without = storage.download(storage.join(s3, "model"), tmp_path / "papers", but="weights")
+    assert [p.name for p in without.rglob("*") if p.is_file()] == ["config.json"]
     with pytest.raises(StorageError, match="holds nothing"):
         storage.download(storage.join(s3, "none"), tmp_path / "other")
 

@@ -28,6 +28,7 @@ from raystill.records import Record, Row, Split, from_table, schema, to_table
 MANIFEST = "manifest.json"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 """The identity of a hub model."""
+WEIGHTS = ".safetensors"
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
 """What is fetched of a hub model: configuration, weights that hold no code, and every form of tokenizer."""
 A = TypeVar("A", bound="Artifact")
@@ -149,29 +150,61 @@ class Checkpoint(Artifact):
 
         Raises StorageError when a remote one cannot be had.
         """
+        return self._copy(cache, weights=True)
+
+    def papers(self, cache: Path | None = None) -> str:
+        """As `folder`, for who reads configuration and tokenizer alone: of a remote model no weights are copied."""
+        return self._copy(cache, weights=False)
+
+    def weights_bytes(self) -> int:
+        """Bytes of its safetensors, also where there is no copy of them. Raises StorageError as `folder` does."""
+        url = self.place()
+        if storage.is_s3(url):
+            return sum(entry.size for entry in storage.entries(url) if entry.url.endswith(WEIGHTS))
+        folder = Path(self.papers())
+        here = sum(path.stat().st_size for path in folder.glob(f"*{WEIGHTS}")) if folder.is_dir() else 0
+        return here if here or Path(url).is_dir() or not COMMIT.fullmatch(self.fingerprint) else _hub_bytes(self)
+
+    def _copy(self, cache: Path | None, *, weights: bool) -> str:
         url = self.place()
         if not storage.is_s3(url):
-            return (
-                url
-                if Path(url).is_dir() or not COMMIT.fullmatch(self.fingerprint)
-                else _snapshot(url, self.fingerprint)
-            )
+            here = Path(url).is_dir() or not COMMIT.fullmatch(self.fingerprint)
+            return url if here else _snapshot(url, self.fingerprint, weights)
         cache = cache or Path(tempfile.gettempdir()) / "raystill-models"
         cache.mkdir(parents=True, exist_ok=True)
-        return str(storage.download(url, cache / self.fingerprint))
+        whole = cache / self.fingerprint
+        if weights or whole.is_dir():
+            return str(storage.download(url, whole))
+        return str(storage.download(url, cache / f"{self.fingerprint}-papers", but=WEIGHTS))
 
 
-def _snapshot(model: str, commit: str) -> str:
+def _hub_bytes(model: Checkpoint) -> int:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        listed = HfApi().list_repo_tree(model.place(), revision=model.fingerprint)
+        return sum(getattr(file, "size", 0) for file in listed if file.path.endswith(WEIGHTS))
+    except (HfHubHTTPError, OSError):
+        raise _not_had(model.place(), model.fingerprint, "no listing of its files") from None
+
+
+def _snapshot(model: str, commit: str, weights: bool) -> str:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return str(snapshot_download(model, revision=commit, allow_patterns=HUB_FILES))
+        wanted = [name for name in HUB_FILES if weights or not name.endswith(WEIGHTS)]
+        return str(snapshot_download(model, revision=commit, allow_patterns=wanted))
     except (HfHubHTTPError, OSError) as e:
-        raise StorageError(
-            f"hub model {model} (commit {commit[:12]}) cannot be had ({type(e).__name__}); check the network, and for a gated "
-            "model that HF_TOKEN, or the file that HF_TOKEN_PATH names, holds a token with access"
-        ) from None
+        raise _not_had(model, commit, type(e).__name__) from None
+
+
+def _not_had(model: str, commit: str, why: str) -> StorageError:
+    return StorageError(
+        f"hub model {model} (commit {commit[:12]}) cannot be had ({why}); check the network, and for a gated "
+        "model that HF_TOKEN, or the file that HF_TOKEN_PATH names, holds a token with access"
+    )
 
 
 def fingerprint(stage: str, version: int, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:

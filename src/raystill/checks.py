@@ -30,24 +30,27 @@ from raystill.recipe import (
     Cut,
     Generate,
     Loss,
+    Random,
     Range,
     Recipe,
     Structured,
     Student,
     Teacher,
+    Train,
 )
 from raystill.recipe_file import Loc, Located, mistakes
 from raystill.stages import prepare
+from raystill.tasks import own
 from raystill.teachers import endpoint
-from raystill.training import fits, pairs, zero
+from raystill.training import fits, layermap, pairs, zero
 
 
 def check(located: Located) -> list[Problem]:
     """All mistakes, in the order of the recipe's own keys."""
     found: list[Problem] = []
     for look in (
-        _plugins, _data, _teacher, _endpoint, _students, _losses, _rounds, _tune, _training, _early_stopping, _comparable,
-        _owned, _root,
+        _plugins, _data, _task, _teacher, _endpoint, _students, _losses, _mixture, _rounds, _tune, _training, _early_stopping,
+        _comparable, _owned, _root,
     ):  # fmt: skip
         found += look(located)
     # Students that share a block share its mistakes.
@@ -66,7 +69,7 @@ def _attempt(located: Located, loc: Loc, act: Callable[..., object], *arguments:
 def _plugins(located: Located) -> Iterator[Problem]:
     recipe = located.recipe
     named: list[tuple[Loc, str, dict[str, str], str]] = [
-        (("task",), recipe.task, tasks.KINDS, "task"),
+        (("task", "kind"), recipe.task.kind, tasks.KINDS, "task"),
         *((("teachers", n, "kind"), t.kind, teachers.KINDS, "teacher") for n, t in recipe.teachers.items()),
         *([] if recipe.teachers else [(("teacher", "kind"), recipe.teacher.kind, teachers.KINDS, "teacher")]),
         *((("trackers", i), name, trackers.KINDS, "tracker") for i, name in enumerate(recipe.trackers)),
@@ -85,6 +88,35 @@ def _data(located: Located) -> Iterator[Problem]:
                 continue
             yield from _attempt(located, ("data", split, i), sources.find, path)
     yield from _attempt(located, ("data",), prepare.check_columns, data)
+
+
+def _task(located: Located) -> Iterator[Problem]:
+    """A task of one's own that cannot be read, and references that are missing or say nothing to the task."""
+    recipe, task = located.recipe, located.recipe.task
+    wrong = list(_attempt(located, ("task",), own.mistake, task))
+    yield from wrong
+    if wrong or task.kind not in tasks.KINDS:
+        return
+    try:
+        references = [p.reference for p in prepare.first_prompts(recipe.data)]
+    except RaystillError:
+        return  # told by _data
+    found = [r for r in references if r is not None]
+    if references and not found and "metrics" in task.model_fields_set:
+        yield Problem(
+            located.where("task", "metrics"),
+            f"{', '.join(task.metrics)}: measured against references, and none of the first {len(references)} rows has one",
+            "data: {reference: COLUMN}, or a task.parse without metrics: agreement with the teacher is told then",
+        )
+    judge = tasks.load(task, set(found))
+    takes = getattr(judge, "takes", "text")
+    unread = sum(judge.wanted(r) is None for r in found)
+    if unread > recipe.max_error_rate * len(found):
+        yield Problem(
+            located.where("data", "reference"),
+            f"task {task.kind} cannot read {unread} of the first {len(found)} references; it takes {takes}",
+            "data: {reference: another column}, or mend the rows; without data.reference the report tells agreement",
+        )
 
 
 def _teacher(located: Located) -> Iterator[Problem]:
@@ -191,26 +223,75 @@ def _students(located: Located) -> Iterator[Problem]:
 
 def _losses(located: Located) -> Iterator[Problem]:
     """A loss that is none, or that the soft targets to be scored cannot give."""
-    recipe = located.recipe
+    recipe, score = located.recipe, located.recipe.score
     for name, student in recipe.all_students().items():
         of_student: Loc = ("student",) if recipe.student else ("students", name)
         loc: Loc = (*of_student, "train", "loss") if "loss" in student.train else ("train", "loss")
         try:
-            loss = recipe.train_for(student).loss
+            train = recipe.train_for(student)
         except ValidationError:
             continue  # told by _students
-        yield from _loss(located, loc, loss, student)
+        loss = train.loss
+        if unknown := list(_attempt(located, (*loc, "kind"), plugins.find, loss.kind, losses.KINDS, "loss")):
+            yield from unknown
+            continue
+        given = pairs.supply(train, *((score.support, score.temperature) if score else (None, None)))
+        for m in pairs.mistakes(loss, *given, train.packing):
+            yield Problem(located.where(*loc, m.key), m.what, m.fix)
+        if train.teacher == "live":
+            yield from _attempt(located, (*loc[:-1], "teacher"), _beside, recipe.teacher, student, loss)
+    rounds = any(recipe.rounds_of(student) for student in recipe.all_students().values())
+    if score and not rounds and all(t.teacher == "live" for t in _trains(recipe)):
+        what = "nothing reads what score would store: every student learns from the live teacher"
+        yield Problem(located.where("score"), what, "remove it, or train: {teacher: stored}")
 
 
-def _loss(located: Located, loc: Loc, loss: Loss, student: Student) -> Iterator[Problem]:
-    score = located.recipe.score
-    if unknown := list(_attempt(located, (*loc, "kind"), plugins.find, loss.kind, losses.KINDS, "loss")):
-        yield from unknown
-        return
-    for m in pairs.mistakes(loss, *((score.support, score.temperature) if score else (None, None))):
-        yield Problem(located.where(*loc, m.key), m.what, m.fix)
-    if score and loss.kind != losses.TEXT:
-        yield from _attempt(located, (*loc, "kind"), _same_tokens, located.recipe.teacher, student)
+def _mixture(located: Located) -> Iterator[Problem]:
+    """Teachers whose distributions cannot be mixed."""
+    recipe = located.recipe
+    asked = recipe.all_teachers()
+    names = list(recipe.score.mixture) if recipe.score else []
+    known = {name: models.token_ids(asked[name].model or "") for name in names}
+    for name in names:
+        where = located.where("score", "mixture", name)
+        if asked[name].model is None and asked[name].recipe is None:
+            what = f"a mixture needs each teacher's weights, and a '{asked[name].kind}' teacher has none"
+            yield Problem(where, what, "name teachers with a model, or remove it from the mixture")
+        elif known[names[0]] and known[name] and known[name] != known[names[0]]:
+            what = f"{name} has another tokenizer than {names[0]}, so their distributions are about different things"
+            yield Problem(where, what, "mix teachers of one family, or remove it from the mixture")
+
+
+def _trains(recipe: Recipe) -> list[Train]:
+    try:
+        return [recipe.train_for(student) for student in recipe.all_students().values()]
+    except ValidationError:
+        return [recipe.train]  # told by _students
+
+
+def _beside(teacher: Teacher, student: Student, loss: Loss) -> None:
+    """Raise RecipeError for a live teacher that has no weights, another tokenizer than the student, or too few layers."""
+    if teacher.model is None and teacher.recipe is None:
+        raise RecipeError(
+            f"a live teacher runs from its own weights, and a '{teacher.kind}' teacher has none; name a teacher.model, or "
+            "take train.teacher: stored"
+        )
+    _same_tokens(teacher, student)
+    theirs = models.config(teacher.model) if teacher.model else None
+    if theirs and (ours := _shape(teacher, student)):
+        layermap.check(loss, ours, theirs)
+
+
+def _shape(teacher: Teacher, student: Student) -> dict[str, Any] | None:
+    """The student's config.json as `init` will leave it; None for what is not local."""
+    init = student.init
+    name = init.from_ if isinstance(init, Cut) else student.model
+    name = teacher.model if name == "teacher" else name
+    config = models.config(name) if name else None
+    if config is None:
+        return None
+    changes = {"num_hidden_layers": len(init.layers)} if isinstance(init, Cut) else {}
+    return config | (init.random if isinstance(init, Random) else changes)
 
 
 def _rounds(located: Located) -> Iterator[Problem]:
@@ -232,11 +313,15 @@ def _rounds(located: Located) -> Iterator[Problem]:
         yield Problem(located.where("rounds"), what, "score: {k: 50}, or rounds: 0")
     for student in named.values():
         try:
-            loss = recipe.train_in_rounds(student).loss
+            train = recipe.train_in_rounds(student)
         except ValidationError:
             continue  # told by _students
+        loss = train.loss
         loc: Loc = ("on_policy", "train", "loss") if "loss" in recipe.on_policy.train else ("train", "loss")
-        if loss.kind == losses.TEXT:
+        if train.teacher == "live":
+            what = "a round learns from what was scored before, and train.teacher is live"
+            yield Problem(located.where("on_policy", "train"), what, "on_policy: {train: {teacher: stored}}")
+        elif loss.kind == losses.TEXT:
             yield Problem(
                 located.where(*loc, "kind"),
                 f"{losses.TEXT} in a round would teach the student its own text, mistakes and all",
@@ -248,8 +333,12 @@ def _rounds(located: Located) -> Iterator[Problem]:
                 f"alpha {loss.alpha:g} in a round gives the student's own text a share of {1 - loss.alpha:g}, mistakes and all",
                 f"on_policy: {{train: {{loss: {{kind: {loss.kind}}}}}}}, and lambda below 1 for a share of the teacher's text",
             )
+        elif unknown := list(_attempt(located, (*loc, "kind"), plugins.find, loss.kind, losses.KINDS, "loss")):
+            yield from unknown
         elif score:
-            yield from _loss(located, loc, loss, student)
+            for m in pairs.mistakes(loss, score.support, score.temperature, train.packing):
+                yield Problem(located.where(*loc, m.key), m.what, m.fix)
+            yield from _attempt(located, ("rounds",), _same_tokens, recipe.teacher, student)
 
 
 def _tune(located: Located) -> Iterator[Problem]:
@@ -283,15 +372,15 @@ def _tune(located: Located) -> Iterator[Problem]:
 def _tried(located: Located, name: str, key: str, value: float) -> Iterator[Problem]:
     """What is wrong with one value of a search."""
     try:
-        made = Recipe.model_validate(recipe_file.chosen(located.values, name, {key: value}))
-        loss = made.train_for(made.all_students()[name]).loss
+        made = recipe_file.of(recipe_file.chosen(located.values, name, {key: value}))
+        train = made.train_for(made.all_students()[name])
     except ValidationError as e:
         said = mistakes(e)[0]["msg"]
         yield Problem(located.where("tune", key), f"{key} {value:g}: {said}", "see 'tune' in docs/recipe.md")
         return
-    if loss.kind in losses.KINDS:
-        of = (made.score.support, made.score.temperature) if made.score else (None, None)
-        for m in pairs.mistakes(loss, *of):
+    if train.loss.kind in losses.KINDS:
+        given = pairs.supply(train, *((made.score.support, made.score.temperature) if made.score else (None, None)))
+        for m in pairs.mistakes(train.loss, *given, train.packing):
             if m.key == key:
                 yield Problem(located.where("tune", key), m.what, m.fix)
 
@@ -314,14 +403,23 @@ def _early_stopping(located: Located) -> Iterator[Problem]:
                 "there are no validation rows to choose the best student by",
                 "data: {split: {validation: 0.05}}, or a file as data.validation",
             )
-        # The user's own task is not run by a plan.
-        known = plugins.load(recipe.task, tasks.KINDS, "task").metrics if recipe.task in tasks.KINDS else None
-        if early.by_answers and known and early.metric not in known:
+        if early.by_answers and (known := _metrics(recipe)) and early.metric not in known:
             yield Problem(
                 located.where(*loc, "early_stopping", "metric"),
-                f"task {recipe.task} has no metric '{early.metric}'",
+                f"task {recipe.task.kind} has no metric '{early.metric}'",
                 f"one of {', '.join((VALIDATION_LOSS, *known))}",
             )
+
+
+def _metrics(recipe: Recipe) -> list[str]:
+    """Metrics of the first rows; none for the user's own task, which a plan does not run, or where others tell why."""
+    if recipe.task.kind not in tasks.KINDS:
+        return []
+    try:
+        prompts = list(prepare.first_prompts(recipe.data))
+        return tasks.metrics_of(tasks.load(recipe.task, {p.reference for p in prompts if p.reference}), prompts)
+    except RaystillError:
+        return []
 
 
 def _training(located: Located) -> Iterator[Problem]:
@@ -347,8 +445,8 @@ def _same_tokens(teacher: Teacher, student: Student) -> None:
     ours = models.token_ids(name) if name and name != "teacher" else None
     if theirs and ours and theirs != ours:
         raise RecipeError(
-            f"soft targets are in the token ids of {teacher.model}, and {name} has another tokenizer; take a student with the "
-            f"teacher's tokenizer, or loss: {{kind: {losses.TEXT}}}, which learns from text"
+            f"a live teacher is compared token by token, and {name} has another tokenizer than {teacher.model}; take train: "
+            "{teacher: stored} with score: {k: 50}, which maps the teacher's tokens to the student's"
         )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from raystill.errors import Interrupted, RaystillError
+from raystill.errors import Interrupted, RaystillError, RecipeError
 
 app = typer.Typer(
     help="Distil a large language model into a small one on a Ray cluster.",
@@ -166,6 +166,34 @@ def report(recipe: RecipePath) -> None:
     from raystill import live
 
     typer.echo(live.run(recipe, only="report"))
+
+
+@app.command()
+def submit(
+    recipe: RecipePath,
+    to: Annotated[str, typer.Option("--to", help="Where: k8s.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the documents and touch nothing.")] = False,
+    compute: ComputePath = None,
+) -> None:
+    """Print what a run asks of a Kubernetes cluster: YAML documents on standard output, remarks on standard error."""
+    if to != "k8s" or not dry_run:
+        raise RecipeError(
+            "submit can print what a Kubernetes cluster would be asked for, and no more yet; type: "
+            f"raystill submit {recipe} --to k8s --dry-run"
+        )
+    from raystill.launch import submission
+
+    made = submission.dry_run(recipe, compute)
+    typer.echo(made.documents, nl=False)
+    typer.echo(made.remarks, err=True)
+
+
+@app.command(hidden=True)
+def drive(recipe: RecipePath, compute: ComputePath = None) -> None:
+    """In a pod of a Kubernetes cluster: run a recipe, each stage that needs Ray as a RayJob."""
+    from raystill.launch import drive as launch
+
+    typer.echo(launch.drive(recipe, compute))
 
 
 @app.command("fetch-model")

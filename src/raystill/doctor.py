@@ -11,6 +11,7 @@ from raystill.errors import RaystillError
 from raystill.planning import Plan
 from raystill.recipe import Cut, Lora, Recipe, Student
 from raystill.records import Message, Prompt
+from raystill.teachers import tokens
 
 PROBE_ROWS = 200
 """Prompts whose length is checked: enough to see a systematic mistake, a second of tokenising."""
@@ -36,12 +37,16 @@ def examine(plan: Plan) -> Iterator[Finding]:
         yield _look(f"{role} {model}: tokenizer, chat template, stop token", _tokenizer, model, recipe.root)
         yield _look(f"{role} {model}: prompts fit its context", _fit, plan, role, model)
     for name, student in recipe.all_students().items():
-        soft = recipe.train_for(student).loss.kind != losses.TEXT or recipe.rounds_of(student)
-        if soft and recipe.teacher.model:
-            own = student.init.from_ if isinstance(student.init, Cut) else student.model
-            yield _look(f"{name} reads the teacher's soft targets: one tokenizer", _same_tokens, plan, own)
-        if lora := recipe.train_for(student).lora:
-            yield _look(f"{name}: what LoRA trains beside", _adapted, plan, student, lora)
+        train = recipe.train_for(student)
+        own = student.init.from_ if isinstance(student.init, Cut) else student.model
+        if recipe.teacher.model and recipe.rounds_of(student):
+            yield _look(f"{name}'s own text can be scored: one tokenizer", _same_tokens, plan, own)
+        if train.teacher == "live" and recipe.teacher.model:
+            yield _look(f"{name} sits beside its teacher: one tokenizer", _same_tokens, plan, own)
+        elif train.loss.kind != losses.TEXT and recipe.teacher.model:
+            yield _look(f"{name} reads the teacher's soft targets: tokens in common", _common_tokens, plan, own)
+        if train.lora:
+            yield _look(f"{name}: what LoRA trains beside", _adapted, plan, student, train.lora)
 
 
 def _look(what: str, act: Callable[..., object], *arguments: Any) -> Finding:
@@ -73,23 +78,42 @@ def _models(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 
 def _tokenizer(model: str, root: str) -> None:
-    folder = models.resolve(model, root, offline=False).folder()
+    folder = models.resolve(model, root, offline=False).papers()
     tokenizer = chat.load_tokenizer(folder)
     turns = [Message("user", "Hello."), Message("assistant", "Hello to you.")]
     chat.encode(tokenizer, turns, [1])
 
 
-def _same_tokens(plan: Plan, student: str) -> None:
-    """Raise when the teacher's tokenizer is another one than the student's."""
+def _tokenizers(plan: Plan, student: str) -> tuple[chat.Tokenizer, chat.Tokenizer] | None:
+    """The teacher's and the student's where they differ."""
     recipe = plan.recipe
     teacher = recipe.teacher.model if recipe else None
     if recipe is None or teacher is None or student in ("teacher", teacher):
-        return
-    theirs, ours = (models.resolve(m, recipe.root, offline=False).folder() for m in (teacher, student))
-    if chat.tokenizer_fingerprint(theirs) != chat.tokenizer_fingerprint(ours):
+        return None
+    theirs, ours = (
+        chat.load_tokenizer(models.resolve(m, recipe.root, offline=False).papers()) for m in (teacher, student)
+    )
+    return None if chat.fingerprint(theirs) == chat.fingerprint(ours) else (theirs, ours)
+
+
+def _same_tokens(plan: Plan, student: str) -> None:
+    """Raise when a live teacher's tokenizer is another one than the student's."""
+    if _tokenizers(plan, student):
         raise RaystillError(
-            f"soft targets are in the token ids of {teacher}, and {student} has another tokenizer; take a student with the "
-            f"teacher's tokenizer, or loss: {{kind: {losses.TEXT}}}, which learns from text"
+            f"a live teacher is compared token by token, and {student} has another tokenizer; take train: {{teacher: stored}} "
+            "with score: {k: 50}, which maps the teacher's tokens to the student's"
+        )
+
+
+def _common_tokens(plan: Plan, student: str) -> None:
+    """Raise when no token of the teacher's stands for one of the student's."""
+    if (found := _tokenizers(plan, student)) is None:
+        return
+    theirs, ours = map(tokens.of, found)
+    if not theirs.numbers().keys() & ours.numbers().keys():
+        raise RaystillError(
+            f"none of the teacher's {len(theirs.text)} tokens is known to stand for the same text as one of {student}'s, so "
+            f"nothing of its soft targets could be carried over; take loss: {{kind: {losses.TEXT}}}, which learns from text"
         )
 
 
@@ -111,7 +135,7 @@ def _fit(plan: Plan, role: str, model: str) -> None:
     if recipe is None or prepared is None:
         return
     table = artifacts.load(Table, prepared.url)
-    folder = models.resolve(model, recipe.root, offline=False).folder()
+    folder = models.resolve(model, recipe.root, offline=False).papers()
     teacher = recipe.all_teachers().get(role)
     tokenizer = chat.load_tokenizer(folder)
     told = teacher.engine if teacher else recipe.serve.engine

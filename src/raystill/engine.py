@@ -40,9 +40,9 @@ def on_cluster() -> bool:
     return "RAY_ADDRESS" in os.environ
 
 
-def gpus(engine: Mapping[str, Any]) -> int:
-    """GPUs of one engine: its tensor times its pipeline parallelism, 0 on a machine without GPUs."""
-    if not has_gpu():
+def gpus(engine: Mapping[str, Any], on_gpu: bool) -> int:
+    """GPUs of one engine: its tensor times its pipeline parallelism, 0 where there are none."""
+    if not on_gpu:
         return 0
     return int(engine.get("tensor_parallel_size", 1)) * int(engine.get("pipeline_parallel_size", 1))
 
@@ -109,9 +109,12 @@ def environment(cpus: int, on_gpu: bool) -> dict[str, str]:
     }
 
 
-def arguments(model: str, engine: Mapping[str, Any]) -> dict[str, Any]:
-    """vLLM engine arguments for a model folder or hub id: the machine's defaults, then the recipe's own."""
-    if has_gpu():
+def arguments(model: str, engine: Mapping[str, Any], on_gpu: bool | None = None) -> dict[str, Any]:
+    """vLLM engine arguments for a model folder or hub id: the machine's defaults, then the recipe's own.
+
+    `on_gpu` says what the engine will find, None that it starts on this machine.
+    """
+    if has_gpu() if on_gpu is None else on_gpu:
         spread = {"distributed_executor_backend": "ray"} if in_placement_group() else {}
         return {"model": model, **spread, **engine}
     fitted = {

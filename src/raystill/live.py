@@ -2,13 +2,14 @@
 
 import contextlib
 import datetime
+import functools
 import json
 import os
 import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,26 @@ from raystill.reporting.search import named
 from raystill.reporting.table import next_steps, summary_table
 from raystill.view import Lines, Screen, view
 
+Elsewhere = Callable[[Lines | Screen, threading.Event, str], None]
+"""Makes a stage on a cluster of its own: whom to tell, what is set when it shall stop, and the stage's name."""
 
-def run(path: str, *, compute: str | None = None, only: str | None = None, retry_rejected: bool = False) -> str:
+
+def run(
+    path: str,
+    *,
+    compute: str | None = None,
+    only: str | None = None,
+    retry_rejected: bool = False,
+    elsewhere: Elsewhere | None = None,
+) -> str:
     """Run a recipe with a live view and return what to print at the end. Mistakes found offline stop it at once."""
     planned = planning.plan(path, compute)
     if planned.problems or planned.recipe is None:
         raise RecipeProblems(planned.problems)
     waiting = [s.label for s in planned.steps if s.state != "done"] if only is None else []
     with _shown(planned.recipe, waiting) as (progress, stopping):
-        folder = pipeline.run(path, progress, stopping, compute, only, retry_rejected)
+        make = elsewhere and functools.partial(elsewhere, progress, stopping)
+        folder = pipeline.run(path, progress, stopping, compute, only, retry_rejected, make)
     if folder is None:
         return f"{only} is done; see it with: raystill status {path}"
     report = json.loads(storage.read(storage.join(folder, "report.json")))

@@ -28,6 +28,7 @@ from raystill.recipe import (
     Sampling,
     Score,
     Student,
+    Task,
     Teacher,
     Train,
     Turn,
@@ -65,6 +66,8 @@ class Line:
     targets: Table | None = None
     answers: dict[str, Table] = field(default_factory=dict)
     loads: dict[str, Table] = field(default_factory=dict)
+    weights: dict[str, Checkpoint | None] = field(default_factory=dict)
+    """By teacher; None for one that has none here."""
     rounds: dict[str, list[Round]] = field(default_factory=dict)
     """By student; the last one's learner is the student."""
 
@@ -76,16 +79,17 @@ def run(
     compute: str | None = None,
     only: str | None = None,
     retry_rejected: bool = False,
+    elsewhere: Callable[[str], None] | None = None,
 ) -> str | None:
     """Run a recipe to its report and return the report's folder. Finished steps are reused.
 
     With `only` one stage is made and None returned, unless that completes the line. With `retry_rejected` rows that a
-    teacher rejected for a passing reason are asked again.
+    teacher rejected for a passing reason are asked again. `elsewhere` makes a stage that needs Ray, by its name.
     """
     recipe = recipe_file.load(path, compute).recipe
     storage.probe(recipe.root)
     with ray_session(recipe.compute) as ensure_ray, tempfile.TemporaryDirectory(prefix="raystill-") as scratch:
-        do = Runner(recipe, progress, stopping, ensure_ray, Path(scratch), only, retry_rejected)
+        do = Runner(recipe, progress, stopping, ensure_ray, Path(scratch), only, retry_rejected, elsewhere)
         try:
             made = compare(recipe, learn(recipe, do), do)
         except StageDone:
@@ -101,7 +105,7 @@ def taught(recipe: Recipe, do: Do) -> Line:
     teacher = next(iter(weights.values()))
     generations = asked_all(recipe, prompts, weights, do)
     examples = do(curated(recipe, recipe.curate, generations))
-    return Line(prompts, generations, examples, {"teacher": teacher} if teacher else {})
+    return Line(prompts, generations, examples, {"teacher": teacher} if teacher else {}, weights=weights)
 
 
 def learn(recipe: Recipe, do: Do) -> Line:
@@ -109,11 +113,11 @@ def learn(recipe: Recipe, do: Do) -> Line:
     made = taught(recipe, do)
     models, teacher = made.models, made.models.get("teacher")
     if recipe.score and scores_its_own(recipe):
-        made = replace(made, targets=do(scored(recipe, recipe.score, teacher, made.examples)))
+        made = replace(made, targets=do(scored(recipe, recipe.score, made.weights, made.examples)))
     for name, student in recipe.all_students().items():
         start = untrained(recipe, student, teacher, do)
         models["baseline" if recipe.student else f"{name}-baseline"] = start
-        models[name] = do(trained(recipe, name, student, made.prompts, made.examples, made.targets, start))
+        models[name] = do(trained(recipe, name, student, made.prompts, made.examples, made.targets, teacher, start))
         for number in range(1, recipe.rounds_of(student) + 1):
             made.rounds.setdefault(name, []).append(on_policy(recipe, name, student, number, made, do))
             models[name] = made.rounds[name][-1].learner
@@ -130,7 +134,9 @@ def on_policy(recipe: Recipe, name: str, student: Student, number: int, made: Li
     if prompts is not made.prompts:
         examples = do(mixed(label, examples, made.examples))
     targets = do(scored_rollouts(recipe, label, examples, made))
-    learner = do(trained(recipe, name, student, made.prompts, examples, targets, writer, number))
+    learner = do(
+        trained(recipe, name, student, made.prompts, examples, targets, made.models.get("teacher"), writer, number)
+    )
     return Round(writer, rollouts, examples, targets, learner)
 
 
@@ -181,10 +187,10 @@ def prepared(recipe: Recipe, do: Do) -> Step[Table]:
         label="prepare",
         stage="prepare",
         version=prepare.VERSION,
-        decides={"data": recipe.data.identity(), "task": task_identity(recipe)},
+        decides={"data": recipe.data.identity(), "task": plugins.identity(recipe.task.kind, tasks.KINDS, "task")},
         inputs=files,
         kind=Table,
-        make=lambda context: prepare.prepare(recipe.data, recipe.task, context),
+        make=lambda context: prepare.prepare(recipe.data, recipe.task.kind, context),
     )
 
 
@@ -312,44 +318,57 @@ def curated(recipe: Recipe, config: Curate, generations: Mapping[str, Table], la
     )
 
 
-def scored(recipe: Recipe, config: Score, teacher: Checkpoint | None, examples: Table) -> Step[Table]:
-    """What the teacher thinks of every token of the examples' answers."""
-    if teacher is None:
-        raise RecipeError(
-            f"score needs a teacher with weights, and a '{recipe.teacher.kind}' teacher has none; remove 'score', or name "
-            "a teacher.model"
-        )
+def scored(recipe: Recipe, config: Score, weights: Mapping[str, Checkpoint | None], examples: Table) -> Step[Table]:
+    """What the teacher, or a mixture of several, thinks of every token of the examples' answers."""
+    (teacher, model), *further = voices(recipe, config, weights)
     return Step(
         label="score",
         stage="score",
         version=score.VERSION,
-        decides={"score": config.identity(), "teacher": recipe.teacher.identity()},
-        inputs={"examples": examples, "teacher": teacher},
+        decides={
+            "score": config.identity(),
+            "teacher": teacher.identity(),
+            "further": [other.identity() for other, _ in further],
+        },
+        inputs={"examples": examples, "teacher": model, **{f"teacher {i}": m for i, (_, m) in enumerate(further, 2)}},
         kind=Table,
-        make=lambda context: score.score(config, recipe.teacher, teacher, examples, context),
+        make=lambda context: score.score(config, teacher, model, examples, context, further),
         ray=True,
     )
+
+
+def voices(recipe: Recipe, config: Score, weights: Mapping[str, Checkpoint | None]) -> list[tuple[Teacher, Checkpoint]]:
+    """Who scores: the first teacher, or those of the mixture. Raises RecipeError for one without weights."""
+    asked, found = recipe.all_teachers(), []
+    for name in config.mixture or [next(iter(asked))]:
+        if (model := weights[name]) is None:
+            raise RecipeError(
+                f"score needs a teacher with weights, and a '{asked[name].kind}' teacher has none; remove 'score', or name "
+                "a teacher.model"
+            )
+        found.append((asked[name], model))
+    return found
 
 
 def scores_its_own(recipe: Recipe) -> bool:
     """Whether the teacher's own answers are scored: not where soft targets are for rounds alone."""
     students = recipe.all_students().values()
-    soft = any(recipe.train_for(student).loss.kind != losses.TEXT for student in students)
+    trains = [recipe.train_for(student) for student in students]
+    soft = any(train.loss.kind != losses.TEXT and train.teacher == "stored" for train in trains)
     return soft or not any(recipe.rounds_of(student) for student in students)
 
 
 def scored_rollouts(recipe: Recipe, label: str, examples: Table, made: Line) -> Step[Table]:
     """What the teacher thinks of a student's own answers, and how much of what it learnt first this teacher wrote."""
-    teacher = made.models.get("teacher")
     if recipe.score is None:
         raise RecipeError(
             "on-policy rounds learn from what the teacher thinks, and there is no 'score'; add score: {k: 50}"
         )
-    step = scored(recipe, recipe.score, teacher, examples)
+    step = scored(recipe, recipe.score, made.weights, examples)
+    scorers = voices(recipe, recipe.score, made.weights)
 
     def make(context: Context) -> Outcome:
-        assert teacher is not None  # `scored` has refused it
-        share = score.consistent(made.generations, made.examples, recipe.teacher, teacher)
+        share = score.consistent(made.generations, made.examples, scorers)
         if share < 1:
             context.progress.say(
                 f"of what the student learnt first the teacher that scores wrote only {share:.0%}: its rounds keep a bias "
@@ -392,29 +411,50 @@ def trained(
     prompts: Table,
     examples: Table,
     targets: Table | None,
+    teacher: Checkpoint | None,
     start: Checkpoint,
     number: int = 0,
 ) -> Step[Checkpoint]:
     """The student, of an on-policy round where that has a number.
 
-    Soft targets are an input only where its loss learns from them, and prompts where it answers them.
+    Soft targets or the live teacher are an input only where its loss learns from them, and prompts where it answers them.
     """
     config = recipe.train_in_rounds(student) if number else recipe.train_for(student)
     loss = config.loss.identity() | {"kind": plugins.identity(config.loss.kind, losses.KINDS, "loss")}
-    used = None if config.loss.kind == losses.TEXT else targets
+    used = None if config.loss.kind == losses.TEXT or config.teacher == "live" else targets
+    beside = beside_of(recipe.teacher, teacher) if config.teacher == "live" else None
     by_answers = config.early_stopping is not None and config.early_stopping.by_answers
     asked, judged = (prompts, {"task": task_identity(recipe)}) if by_answers else (None, {})
     label, own, in_round = (f"{name} round {number}", name, {"own": name}) if number else (name, None, {})
+    shown = {"view": recipe.teacher.view()} if beside else {}
     return Step(
         label=f"train {label}",
         stage="train",
         version=train.VERSION,
-        decides={"train": config.identity() | {"loss": loss}, "system": student.system, **judged, **in_round},
-        inputs={"examples": examples, "targets": used, "start": start, "prompts": asked},
+        decides={"train": config.identity() | {"loss": loss}, "system": student.system, **judged, **shown, **in_round},
+        inputs={
+            "examples": examples,
+            "targets": used,
+            "teacher": beside.model if beside else None,
+            "start": start,
+            "prompts": asked,
+        },
         kind=Checkpoint,
-        make=lambda context: _train(recipe, label, config, student.system, examples, used, start, asked, own, context),
+        make=lambda context: _train(
+            recipe, label, config, student.system, examples, used, beside, start, asked, own, context
+        ),
         ray=True,
     )
+
+
+def beside_of(teacher: Teacher, model: Checkpoint | None) -> train.Live:
+    """The teacher that runs beside a student. Raises RecipeError for one without weights."""
+    if model is None:
+        raise RecipeError(
+            f"train.teacher: live needs a teacher with weights, and a '{teacher.kind}' teacher has none; name a teacher.model, "
+            "or take train.teacher: stored"
+        )
+    return train.Live(teacher, model)
 
 
 def _train(
@@ -424,6 +464,7 @@ def _train(
     system: str | None,
     examples: Table,
     targets: Table | None,
+    beside: train.Live | None,
     start: Checkpoint,
     asked: Table | None,
     own: str | None,
@@ -432,7 +473,9 @@ def _train(
     folder = str(context.scratch) if storage.is_s3(recipe.root) else storage.join(recipe.root, "trackers")
     opened = open_trackers(recipe.trackers, folder, f"{recipe.name}-{label.replace(' ', '-')}")
     try:
-        return train.train(config, system, examples, targets, start, opened, context, recipe.task, asked, own=own)
+        return train.train(
+            config, system, examples, targets, start, opened, context, recipe.task, asked, beside, own=own
+        )
     finally:
         for tracker in opened:
             tracker.close()
@@ -494,9 +537,14 @@ def measured(recipe: Recipe, name: str, made: Line, endpoint: Serving) -> Step[T
     )
 
 
-def task_identity(recipe: Recipe) -> str:
-    """The task's kind, or the user's own task with its source's hash."""
-    return plugins.identity(recipe.task, tasks.KINDS, "task")
+def task_identity(recipe: Recipe) -> str | dict[str, object]:
+    """The task's kind, or the user's own task with its source's hash; with its options where any is not the default."""
+    kind = plugins.identity(recipe.task.kind, tasks.KINDS, "task")
+    decides = recipe.task.identity()
+    options = {
+        key: value for key, value in decides.items() if value != Task.model_fields[key].default and key != "kind"
+    }
+    return {"kind": kind, **options} if options else kind
 
 
 def view_of(recipe: Recipe, name: str) -> tuple[str | None, list[Turn]]:

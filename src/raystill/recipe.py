@@ -78,6 +78,95 @@ Name = Annotated[str, AfterValidator(_slug)]
 Paths = str | list[str]
 
 
+class Parse(Block):
+    """How an answer of a task of your own is read; exactly one of these."""
+
+    regex: str | None = setting(
+        None, "its first group is what an answer says, else its whole match, the last one in the text", "another form"
+    )
+    json_path: str | None = setting(None, "where in the answer's JSON it stands, e.g. result.label", "another form")
+    choices: list[str] | None = setting(None, "the one of these that an answer names", "another form", min_length=2)
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if sum(form is not None for form in (self.regex, self.json_path, self.choices)) != 1:
+            raise ValueError("'parse' takes exactly one of regex, json_path and choices, e.g. choices: [yes, no]")
+        return self
+
+
+ONLY_FOR = {
+    "chain_of_thought": ("nli", "qa", "math", "moderation", "own"),
+    "chain_of_density": ("summarization",),
+    "max_len_summary": ("summarization",),
+    "language": ("translation",),
+    "labels": ("nli", "moderation"),
+    "false_positive_rate": ("moderation",),
+    "parse": ("own",),
+    "metrics": ("own",),
+}
+"""Keys of 'task' that mean something to some kinds alone."""
+
+
+class Task(Block):
+    """What a right answer is. A kind alone may be written as text: `task: math`."""
+
+    kind: str = setting(
+        "own",
+        "classification, conversation, nli, qa, math, summarization, translation, moderation, own or module:attr",
+        "a task of your own, read by 'parse'",
+    )
+    system: str | None = setting(
+        None, "what teacher and student are told where they have no system of their own", "the kind's own words",
+        identity=False,
+    )  # fmt: skip
+    chain_of_thought: bool = setting(
+        False, "whether the teacher reasons before it answers; the student learns that too with curate.reasoning",
+        "an answer alone is shorter",
+    )  # fmt: skip
+    chain_of_density: bool = setting(
+        False, "whether the teacher writes ever denser summaries, of which the last counts (arXiv 2309.04269)",
+        "one summary is cheaper",
+    )  # fmt: skip
+    max_len_summary: int = setting(80, "longest summary in words", "a short paragraph", ge=1)
+    language: str | None = setting(
+        None, "what to translate into, e.g. German", "the prompts say it", identity=False, min_length=1
+    )
+    labels: list[str] | None = setting(
+        None, "what an answer may be; for moderation the first one passes and all others are flagged",
+        "nli: entailment, neutral, contradiction; moderation: safe, unsafe", min_length=2,
+    )  # fmt: skip
+    false_positive_rate: float = setting(
+        0.05, "share of passing rows that may be flagged where recall is measured", "one in twenty", identity=False,
+        ge=0, lt=1,
+    )  # fmt: skip
+    parse: Parse | None = setting(None, "how an answer is read", "its whole text, whitespace aside")
+    metrics: list[str] = setting(
+        ["accuracy"], "accuracy, exact_match, token_f1, macro_f1, bleu, chrf, rouge_1, rouge_2, rouge_l or module:attr; "
+        "accuracy decides, or else the first one", "equality with the reference", identity=False, min_length=1,
+    )  # fmt: skip
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, values: Any) -> Any:
+        return {"kind": values} if isinstance(values, str) else values
+
+    @model_validator(mode="after")
+    def _means_something(self) -> Self:
+        for name in sorted(self.model_fields_set & set(ONLY_FOR)):
+            if self.kind not in ONLY_FOR[name]:
+                raise ValueError(
+                    f"'{name}' says nothing to task {self.kind}, only to {', '.join(ONLY_FOR[name])}; remove it"
+                )
+        if self.kind == "own" and not self.model_fields_set & {"parse", "metrics"}:
+            raise ValueError("a task needs a 'kind', or as your own a 'parse'; e.g. parse: {choices: [low, high]}")
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> dict[str, Any]:
+        """As text, too: editors check recipes by this."""
+        return {"anyOf": [{"type": "string"}, handler(core_schema)]}
+
+
 class Splits(Block):
     """How rows are dealt to train, validation and test when no file of their own is given."""
 
@@ -260,7 +349,9 @@ class Teacher(Block):
     recipe: str | None = setting(
         None, "another recipe, whose student is the teacher", "a model is given", identity=False
     )
-    system: str | None = setting(None, "system prompt that only the teacher sees", "the data's own, if any")
+    system: str | None = setting(
+        None, "system prompt that only the teacher sees", "the task's own, if any, else the data's; null: the data's"
+    )
     examples: list[Turn] = setting([], "few-shot exchanges that only the teacher sees", "none")
     sampling: Sampling = setting(Sampling(), "how answers are drawn", "one answer at 0.7")
     chat_template_kwargs: dict[str, Any] = setting(
@@ -287,6 +378,10 @@ class Teacher(Block):
         """Its identity, less the engine's placement keys."""
         engine = {k: v for k, v in self.engine.items() if k not in PLACEMENT_KEYS}
         return super().identity() | {"engine": engine}
+
+    def view(self) -> dict[str, Any]:
+        """What decides how it sees a prompt."""
+        return {k: v for k, v in self.identity().items() if k in ("system", "examples", "chat_template_kwargs")}
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -334,7 +429,9 @@ class Student(Block):
 
     model: str | None = setting(None, "folder, s3:// folder or hub id", "given by init.from", identity=False)
     init: Literal["pretrained"] | Cut | Random = setting("pretrained", "where its weights come from", "the model as is")
-    system: str | None = setting(None, "system prompt that the student sees", "the data's own, if any")
+    system: str | None = setting(
+        None, "system prompt that the student sees", "the task's own, if any, else the data's; null: the data's"
+    )
     train: dict[str, Any] = setting({}, "changes to 'train' for this student", "as 'train' says")
     rounds: int | None = setting(None, "on-policy rounds of this student", "as 'rounds' says", ge=0, le=100)
 
@@ -373,14 +470,59 @@ class Score(Block):
     draws: int = setting(12, "draws per position for sampled", "unbiased; enough in arXiv 2503.16870", ge=1, le=65535)
     temperature: float = setting(1.0, "softness of the stored distribution", "as the teacher is", gt=0, le=20)
     seed: int = setting(0, "seed of the draws", "repeatable", ge=0)
+    mixture: dict[Name, Annotated[float, Field(gt=0)]] = setting(
+        {}, "teachers and their weights, whose distributions are mixed token by token: {large: 2, expert: 1}",
+        "the first teacher alone",
+    )  # fmt: skip
+
+    def identity(self) -> dict[str, Any]:
+        """Its identity; a teacher's name is none, its share is."""
+        total = sum(self.mixture.values())
+        return super().identity() | {"mixture": [weight / total for weight in self.mixture.values()]}
 
     @model_validator(mode="after")
     def _can_be_had(self) -> Self:
+        if len(self.mixture) == 1:
+            raise ValueError("'mixture' takes two teachers and more; e.g. mixture: {large: 2, expert: 1}, or remove it")
+        if self.mixture and self.kind == "vllm":
+            raise ValueError(
+                "a mixture needs every teacher's whole distribution, and vLLM gives the likeliest tokens alone; "
+                "write kind: transformers"
+            )
         if self.kind == "vllm" and (self.support == "sampled" or self.temperature != 1):
             raise ValueError(
                 "vLLM gives top_k at temperature 1 alone; for draws or another temperature, kind: transformers"
             )
         return self
+
+
+LayerMap = (
+    Literal["uniform", "last"]
+    | Annotated[list[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]], Field(min_length=1)]
+)
+LAYER_MAP = "which layers: uniform (all of the student's), last, or pairs [student's, teacher's] from 0"
+
+
+class Layers(Block):
+    """Hidden states that the student matches at each token of an answer. Needs train.teacher: live."""
+
+    weight: float = setting(1.0, "its weight beside the loss's own", "both count", gt=0)
+    measure: Literal["cosine", "mse"] = setting(
+        "cosine", "1 - cosine, or the mean squared difference", "the two sides' scales may differ"
+    )
+    map: LayerMap = setting("uniform", LAYER_MAP, "a student cut from its teacher keeps its places")
+
+
+class Attention(Block):
+    """Where the student's attention looks, held against the teacher's. Needs train.teacher: live and train.packing."""
+
+    weight: float = setting(1.0, "its weight beside the loss's own", "both count", gt=0)
+    kind: Literal["maps", "values"] = setting(
+        "values", "maps (attention, mean over heads) or values (how values resemble each other, arXiv 2012.15828)",
+        "asks for no equal heads",
+    )  # fmt: skip
+    measure: Literal["kl", "mse"] = setting("kl", "KL divergence or squared difference", "both sides are distributions")
+    map: LayerMap = setting("last", LAYER_MAP, "each layer costs a map of positions by tokens")
 
 
 class Loss(Block):
@@ -405,6 +547,8 @@ class Loss(Block):
     head: float | None = setting(
         None, "teacher's mass that adaptive_kl calls the head", "0.5, as in arXiv 2404.02657", gt=0, lt=1
     )
+    layers: Layers | None = setting(None, "hidden states to match as well", "helps students cut from their teacher")
+    attention: Attention | None = setting(None, "attention to match as well", "costs maps on both sides")
 
     @model_validator(mode="before")
     @classmethod
@@ -461,6 +605,10 @@ class Train(Block):
     """How the student learns."""
 
     loss: Loss = setting(Loss(), "what is minimised", "learns from text")
+    teacher: Literal["stored", "live"] = setting(
+        "stored", "stored (soft targets of 'score') or live (the teacher itself beside the student, on every worker)",
+        "runs the teacher once for all students and epochs",
+    )  # fmt: skip
     lora: Lora | None = setting(None, "train small matrices instead of all weights", "a full fine-tune learns most")
     epochs: float = setting(3, "passes over the examples", "2-5 is usual", gt=0)
     learning_rate: float = Field(
@@ -703,6 +851,71 @@ class Workers(Block):
         return self.workers[1] if isinstance(self.workers, tuple) else self.workers
 
 
+class Hours(Block):
+    """How long a stage's cluster may live; then it is deleted, and what is committed stays."""
+
+    generate: float = setting(24.0, "longest generate", "50,000 prompts of the largest teachers", identity=False, gt=0)
+    score: float = setting(12.0, "longest score", "a forward pass is faster than answers", identity=False, gt=0)
+    train: float = setting(24.0, "longest train", "a day bounds what a hung run costs", identity=False, gt=0)
+    evaluate: float = setting(6.0, "longest evaluate", "a load and 1,000 answers per model", identity=False, gt=0)
+
+
+class Kubernetes(Block):
+    """What `raystill submit --to k8s` asks a cluster for; docs/kubernetes.md says what each becomes."""
+
+    image: str | None = setting(
+        None, "image of every pod by digest, registry/name@sha256:…", "none is published: cluster/README.md builds yours",
+        identity=False,
+    )  # fmt: skip
+    cpu_image: str | None = setting(None, "image of the driver, by digest", "'image' holds all of it", identity=False)
+    namespace: str = setting("raystill", "namespace of everything", "what k8s/base makes", identity=False)
+    service_account: str = setting(
+        "raystill", "first part of the service accounts' names; each stage has its own, e.g. raystill-train",
+        "what k8s/base makes", identity=False,
+    )  # fmt: skip
+    gpu: str = setting("h100", "GPU type, e.g. h200; docs/kubernetes.md lists them", "the most common", identity=False)
+    node_selector: dict[str, str] | None = setting(
+        None, "labels of the GPU nodes", "nvidia.com/gpu.product, which NVIDIA's GPU operator sets", identity=False
+    )
+    spot: dict[str, str] = setting(
+        {}, "label of spot nodes, e.g. {karpenter.sh/capacity-type: spot}; teachers then run there, all else never; needs "
+        "k8s/components/spot",
+        "every cloud names them differently, so teachers stay on demand", identity=False,
+    )  # fmt: skip
+    queue: str | None = setting(
+        None, "Kueue's LocalQueue; a stage then starts whole or waits", "not every cluster has Kueue", identity=False
+    )
+    storage_class: str | None = setting(
+        None, "storage class of each pod's model cache", "the node's own disk", identity=False
+    )
+    cache_gb: int = setting(1000, "model cache per pod in GB", "DeepSeek-V3 takes 690", identity=False, ge=1)
+    memory_gib: int = setting(
+        16, "memory of the driver and of each head in GiB", "tokenising needs 2; a cut student is made here",
+        identity=False, ge=4,
+    )  # fmt: skip
+    secrets: dict[str, str] = setting(
+        {"RAYSTILL_API_KEY": "raystill-serve/key"},
+        "environment variables from Secrets, as NAME: secret/key, e.g. {HF_TOKEN: hf/token}",
+        "the served endpoint's bearer key; stores are reached by service account", identity=False,
+    )  # fmt: skip
+    environment: dict[str, str] = setting(
+        {}, "further environment variables, no secrets, e.g. {AWS_REGION: eu-central-1}", "none", identity=False
+    )
+    rdma: str | None = setting(
+        None, "resource of the fast network on train's pods, e.g. rdma/ib; needs k8s/components/rdma",
+        "TCP works everywhere", identity=False,
+    )  # fmt: skip
+    redis: str | None = setting(
+        None, "host:port of a Redis that keeps the served endpoint up while its head is replaced; see "
+        "k8s/components/gcs-fault-tolerance", "one more thing to run", identity=False,
+    )  # fmt: skip
+    retries: int = setting(2, "new clusters per stage after failures", "a lost head is rare", identity=False, ge=0)
+    pending_minutes: int = setting(
+        60, "longest wait for a stage's pods to run", "node pools grow in minutes; never for ever", identity=False, ge=1
+    )
+    hours: Hours = setting(Hours(), "longest time of each stage", "bounds what a hung stage costs", identity=False)
+
+
 class Compute(Block):
     """Where things run; never identity. May live in a file of its own (--compute FILE)."""
 
@@ -710,13 +923,16 @@ class Compute(Block):
     generate: Generate = setting(Generate(), "teacher engines", "one replica", identity=False)
     rollout: Generate = setting(Generate(), "student engines of on-policy rounds", "one replica", identity=False)
     train: Workers = setting(Workers(), "training workers", "fitted to the machine", identity=False)
+    kubernetes: Kubernetes = setting(
+        Kubernetes(), "what submit --to k8s asks for", "nothing runs there", identity=False
+    )
 
 
 class Recipe(Block):
     """One distillation, from prompts to report."""
 
     name: Name = required("name of the run: lower-case letters, digits, '-'")
-    task: str = required("classification, conversation, or module:attr")
+    task: Task = required("what a right answer is: a kind such as classification, or a map as below")
     data: Data = required("prompts")
     teacher: Teacher = required("who answers; with several, the one that the report compares with")
     teachers: dict[Name, Teacher] = setting({}, "several teachers by name, the first is compared with", "one teacher")
@@ -760,6 +976,11 @@ class Recipe(Block):
     def _one_student_form(self) -> Self:
         if (self.student is None) == (not self.students):
             raise ValueError("a recipe needs exactly one of 'student' and 'students'")
+        if self.score and (gone := set(self.score.mixture) - set(self.all_teachers())):
+            raise ValueError(
+                f"score.mixture names no teacher of this recipe: {', '.join(sorted(gone))}; "
+                f"there are: {', '.join(self.all_teachers())}"
+            )
         if clash := {"teacher", "baseline"} & set(self.students):
             raise ValueError(f"'{clash.pop()}' is a fixed name in the report; call the student something else")
         if clash := set(self.teachers) & set(self.students):

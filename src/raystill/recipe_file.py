@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from raystill import tasks
 from raystill.errors import Problem, RecipeError
 from raystill.recipe import Compute, Recipe
 
@@ -50,9 +51,14 @@ def load(path: str, compute: str | None = None) -> Located:
     if compute:
         values = {**values, "compute": _parse(compute)[0]}
     try:
-        return Located(Recipe.model_validate(values), path, lines, values)
+        return Located(of(values), path, lines, values)
     except ValidationError as e:
         raise RecipeProblems([_problem(error, path, lines) for error in mistakes(e)]) from None
+
+
+def of(values: Mapping[str, Any]) -> Recipe:
+    """A recipe from its values. Teachers and students without a system prompt have the task's. Raises ValidationError."""
+    return tasks.with_prompts(Recipe.model_validate(values))
 
 
 def mistakes(error: ValidationError) -> list[Any]:

@@ -23,6 +23,10 @@ ENVIRONMENT = {
 """Set before Ray starts, unless the user has set them. Token auth stays on, as Ray does by default for a local cluster."""
 
 
+GROWS = "RAYSTILL_CLUSTER_GROWS"
+"""Environment variable of a cluster whose autoscaler adds nodes: how many are there now bounds nothing."""
+
+
 @contextlib.contextmanager
 def ray_session(compute: Compute) -> Iterator[Callable[[], None]]:
     """Yield a function that makes sure Ray runs; on leaving, what was started here is shut down."""
@@ -83,7 +87,7 @@ def fit(what: str, most: int, shape: Shape) -> tuple[int, bool]:
     """
     there = nodes()
     if whole := shape.whole(there):
-        return min(most, whole), False
+        return most if GROWS in os.environ else min(most, whole), False
     if spread := shape.spread(there):
         return min(most, spread), True
     kinds = collections.Counter((node.get("CPU", 0), node.get("GPU", 0)) for node in there)

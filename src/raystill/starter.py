@@ -6,7 +6,6 @@ asks this one.
 """
 
 import json
-import math
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -17,11 +16,12 @@ from typing import Any
 
 import yaml
 
-from raystill import sources
+from raystill import reading, sources
 from raystill.errors import DataError, RecipeError
 from raystill.formats import Found
-from raystill.recipe import Data, Recipe
+from raystill.recipe import Data, Recipe, Task
 from raystill.stages.prepare import PROMPT_COLUMNS
+from raystill.tasks import math, moderation, nli
 
 SAMPLE_ROWS = 10_000
 """Rows looked at: a third of a second, and enough to see the labels of a file that is sorted by label."""
@@ -34,10 +34,27 @@ LISTED_LABELS = 40
 SCHEMA_FILE = "recipe.schema.json"
 REFERENCE_COLUMNS = (
     "reference", "label", "category", "intent", "class", "topic", "answer", "output", "response", "completion",
-    "target", "expected", "summary",
+    "target", "expected", "summary", "highlights",
 )  # fmt: skip
 ID_COLUMNS = ("id", "uuid", "row_id", "prompt_id", "message_id", "ticket_id", "conversation_id")
 OWNER_COLUMNS = ("customer_id", "customer", "user_id", "user", "account_id", "account", "author", "session_id")
+
+TOGETHER: dict[tuple[str, str], tuple[str, str]] = {
+    ("premise", "hypothesis"): ("nli", "Premise: {{ premise }}\nHypothesis: {{ hypothesis }}"),
+    ("context", "question"): ("qa", "{{ context }}\n\n{{ question }}"),
+    ("instruction", "input"): ("", "{{ instruction }}\n{{ input }}"),
+}
+"""Columns that are asked together, the task that they speak of, and how."""
+LANGUAGES = {
+    "ar": "Arabic", "cs": "Czech", "de": "German", "en": "English", "es": "Spanish", "fr": "French", "hi": "Hindi",
+    "it": "Italian", "ja": "Japanese", "ko": "Korean", "nl": "Dutch", "pl": "Polish", "pt": "Portuguese", "ru": "Russian",
+    "tr": "Turkish", "uk": "Ukrainian", "zh": "Chinese",
+}  # fmt: skip
+MATH_ROWS = 200
+LABELLED = ("classification", "nli", "moderation")
+SUMMARIES = ("summary", "highlights")
+PASSES = ("safe", "non-toxic", "not_toxic", "nontoxic", "not toxic", "harmless", "ham")
+"""How data calls what may stand; a label beside one of these is a reason to flag."""
 
 LAPTOP: dict[str, dict[str, Any]] = {
     "teacher": {"model": "models/smollm2-135m-instruct"},
@@ -63,8 +80,9 @@ class Guess:
     reference: str | None
     id: str | None
     by: str | None
-    task: str
+    task: str | dict[str, Any]
     labels: list[str]
+    """The classes of a classification."""
     gpu: bool
     why: dict[str, str] = field(default_factory=dict)
 
@@ -93,11 +111,11 @@ def guess(path: str) -> Guess:
     reference = None if columns.get(prompt) == "conversation" else _reference(rows, columns, prompt, why)
     if columns.get(prompt) == "conversation":
         why["reference"] = "each conversation's last assistant turn"
+    if (pair := _languages(columns)) and columns.get(prompt) != "conversation":
+        prompt, reference = pair
+        why["prompt"], why["reference"] = f"'{prompt}', a language", f"'{reference}', the other language"
     labels = _labels(rows, reference)
-    if labels:
-        why["task"] = f"classification: '{reference}' has only {len(labels)} different values"
-    else:
-        why["task"] = "conversation: answers are free text"
+    task = _task(rows, columns, reference, labels, why)
     gpu = shutil.which("nvidia-smi") is not None
     why["models"] = (
         "8B teaches 0.6B of the same family, as there is an NVIDIA GPU here"
@@ -113,8 +131,8 @@ def guess(path: str) -> Guess:
         reference=reference,
         id=_id(rows, columns, why),
         by=_owner(rows, columns, why),
-        task="classification" if labels else "conversation",
-        labels=labels,
+        task=task,
+        labels=labels if task == "classification" else [],
         gpu=gpu,
         why=why,
     )
@@ -149,7 +167,7 @@ def recipe_text(found: Guess, name: str) -> str:
     teacher: dict[str, Any] = dict(models["teacher"])
     if system := _system(found):
         teacher["system"] = system
-    if found.labels:
+    if Task.model_validate(found.task).kind in LABELLED:
         teacher["sampling"] = {"temperature": 0.0, "max_tokens": 32}
     about = [f"{what}: {found.why[what]}" for what in ("prompt", "reference", "id") if what in found.why]
     parts = [
@@ -187,7 +205,7 @@ def _block(key: str, value: Any, *comments: str) -> str:
 
 
 def _inline(value: Any) -> str:
-    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=math.inf, default_flow_style=True)
+    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=float("inf"), default_flow_style=True)
     return text.removesuffix("...\n").strip()
 
 
@@ -228,9 +246,10 @@ def _kind_of(value: Any, column: str) -> str:
 
 
 def _prompt(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], why: dict[str, str]) -> str:
-    if {"instruction", "input"} <= set(columns):
-        why["prompt"] = "'instruction' followed by 'input', as they are usually used"
-        return "{{ instruction }}\n{{ input }}"
+    for pair, (_, template) in TOGETHER.items():
+        if set(pair) <= set(columns):
+            why["prompt"] = f"'{pair[0]}' followed by '{pair[1]}', as they are usually used"
+            return template
     usable = [name for name, kind in columns.items() if kind in ("text", "conversation")]
     if named := next((n for n in (*PROMPT_COLUMNS, "instruction", "input") if n in usable), None):
         why["prompt"] = f"'{named}', by its name"
@@ -259,6 +278,46 @@ def _reference(
             return name
     why["reference"] = "none found: without right answers the report says agreement with the teacher, not accuracy"
     return None
+
+
+def _languages(columns: Mapping[str, str]) -> tuple[str, str] | None:
+    """Two columns that are named by language codes: from English where it is one of them, else from the first."""
+    found = sorted((n for n, kind in columns.items() if n in LANGUAGES and kind == "text"), key=lambda n: n != "en")
+    return (found[0], found[1]) if len(found) == 2 else None
+
+
+def _task(
+    rows: Sequence[Mapping[str, Any]],
+    columns: Mapping[str, str],
+    reference: str | None,
+    labels: Sequence[str],
+    why: dict[str, str],
+) -> str | dict[str, Any]:
+    """The task as the recipe names it."""
+    for pair, (kind, _) in TOGETHER.items():
+        if kind and set(pair) <= set(columns):
+            why["task"] = f"{kind}: each row has '{pair[0]}' and '{pair[1]}'"
+            own = kind == "nli" and labels and not all(reading.reference_label(nli.LABELS, label) for label in labels)
+            return {"kind": kind, "labels": list(labels)} if own else kind
+    if reference in LANGUAGES:
+        why["task"] = f"translation: '{reference}' is a language"
+        return {"kind": "translation", "language": LANGUAGES[reference]}
+    if reference in SUMMARIES:
+        why["task"] = f"summarization: '{reference}', by its name"
+        return "summarization"
+    if labels and (passes := [label for label in labels if label.lower() in PASSES]):
+        why["task"] = f"moderation: what is not '{passes[0]}' is to be flagged"
+        ordered = [passes[0], *(label for label in labels if label != passes[0])]
+        return "moderation" if ordered == moderation.LABELS else {"kind": "moderation", "labels": ordered}
+    if labels:
+        why["task"] = f"classification: '{reference}' has only {len(labels)} different values"
+        return "classification"
+    answers = [str(row[reference]) for row in rows if reference and row.get(reference) not in (None, "")]
+    if answers and all(math.number(reading.answer(answer)) is not None for answer in answers[:MATH_ROWS]):
+        why["task"] = f"math: '{reference}' is a number, or ends in one"
+        return "math"
+    why["task"] = "conversation: answers are free text"
+    return "conversation"
 
 
 def _labels(rows: Sequence[Mapping[str, Any]], column: str | None) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from raystill import artifacts, storage
 from raystill.artifacts import Artifact, Manifest, Outcome
 from raystill.context import Context, Progress
-from raystill.errors import RecipeError
+from raystill.errors import RecipeError, StageError
 from raystill.models import UNRESOLVED
 from raystill.provenance import provenance
 from raystill.recipe import Recipe
@@ -92,12 +92,15 @@ class Runner:
         scratch: Path,
         only: str | None = None,
         retry_rejected: bool = False,
+        elsewhere: Callable[[str], None] | None = None,
     ) -> None:
         self.recipe, self.root = recipe, recipe.root
         self.progress, self.stopping, self.ensure_ray, self.scratch = progress, stopping, ensure_ray, scratch
         if only is not None and only not in ONLY:
             raise RecipeError(f"--only takes {', '.join(ONLY)}, not '{only}'")
         self.only, self.reached, self.retry_rejected = only, False, retry_rejected
+        self.elsewhere = elsewhere
+        """Makes a stage that needs Ray on a cluster of its own; without it, Ray runs here or where RAY_ADDRESS says."""
 
     def done(self, step: Step[Any]) -> bool:
         """Whether its artifact is there."""
@@ -116,6 +119,11 @@ class Runner:
             raise RecipeError(
                 f"--only {self.only} needs the result of '{step.label}'; run without --only, or that stage first"
             )
+        if step.ray and self.elsewhere:
+            self.elsewhere(next(name for name, parts in ONLY.items() if step.stage in parts))
+            if (there := artifacts.load(step.kind, url)) is None:
+                raise StageError(f"the cluster of '{step.label}' ended, and its result is not at {url}; see its log")
+            return there
         if step.ray:
             self.ensure_ray()
         started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -131,8 +131,11 @@ def upload(folder: Path, url: str) -> None:
                 shutil.copyfile(path, target)
 
 
-def download(url: str, folder: Path) -> Path:
-    """A local copy of a remote folder, complete or not there at all; of several processes one fetches, the others wait."""
+def download(url: str, folder: Path, but: str | None = None) -> Path:
+    """A local copy of a remote folder, complete or not there at all; of several processes one fetches, the others wait.
+
+    Files whose name ends in `but` are left out.
+    """
     temporary = folder.with_name(f".tmp-{folder.name}")
     with folder.with_name(f".lock-{folder.name}").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # let go by the kernel when its holder dies
@@ -140,6 +143,8 @@ def download(url: str, folder: Path) -> Path:
             return folder
         shutil.rmtree(temporary, ignore_errors=True)  # of one that died
         for entry in entries(url):
+            if but and entry.url.endswith(but):
+                continue
             target = temporary / entry.url.removeprefix(url.rstrip("/") + "/")
             target.parent.mkdir(parents=True, exist_ok=True)
             with _s3_errors(entry.url):

@@ -76,13 +76,15 @@ def search(located: Located, do: Do) -> Artifact:
     start = pipeline.untrained(recipe, student, teacher, do)
     examples = do(sliced(config.rows, made.examples))
     targets: dict[float, Table] = {}
-    if recipe.score and recipe.train_for(student).loss.kind != losses.TEXT:
+    base = recipe.train_for(student)
+    beside = pipeline.beside_of(recipe.teacher, teacher) if base.teacher == "live" else None
+    if recipe.score and base.loss.kind != losses.TEXT and not beside:
         for temperature in config.temperature or [recipe.score.temperature]:
             k = max(config.k or [recipe.score.k])
             wide = recipe.score.model_copy(update={"temperature": temperature, "k": k})
-            step = pipeline.scored(recipe, wide, teacher, examples)
+            step = pipeline.scored(recipe, wide, made.weights, examples)
             targets[temperature] = do(replace(step, label=f"score at temperature {temperature:g}"))
-    return do(searched(located, name, examples, targets, start))
+    return do(searched(located, name, examples, targets, beside, start))
 
 
 def sliced(rows: int, examples: Table) -> Step[Table]:
@@ -99,46 +101,61 @@ def sliced(rows: int, examples: Table) -> Step[Table]:
 
 
 def searched(
-    located: Located, name: str, examples: Table, targets: Mapping[float, Table], start: Checkpoint
+    located: Located,
+    name: str,
+    examples: Table,
+    targets: Mapping[float, Table],
+    beside: train.Live | None,
+    start: Checkpoint,
 ) -> Step[Artifact]:
     """All trials."""
     recipe, config = located.recipe, located.recipe.tune
     assert config is not None
     student = recipe.all_students()[name]
     base = recipe.train_for(student)
+    decides = {"tune": config.model_dump(mode="json"), "train": base.identity(), "system": student.system}
+    inputs = {"examples": examples, "start": start, "teacher": beside.model if beside else None}
     return Step(
         label="tune",
         stage="tune",
         version=stage.VERSION,
-        decides={"tune": config.model_dump(mode="json"), "train": base.identity(), "system": student.system},
-        inputs={"examples": examples, "start": start, **{f"targets {t:g}": table for t, table in targets.items()}},
+        decides=decides | ({"view": recipe.teacher.view()} if beside else {}),
+        inputs=inputs | {f"targets {temperature:g}": table for temperature, table in targets.items()},
         kind=Artifact,
         make=lambda context: stage.tune(
-            config, base.validations, at_once(recipe), trial(located, name, examples, targets, start), context
+            config, base.validations, at_once(recipe), trial(located, name, examples, targets, beside, start), context
         ),
         ray=True,
     )
 
 
 def trial(
-    located: Located, name: str, examples: Table, targets: Mapping[float, Table], start: Checkpoint
+    located: Located,
+    name: str,
+    examples: Table,
+    targets: Mapping[float, Table],
+    beside: train.Live | None,
+    start: Checkpoint,
 ) -> stage.Train:
     """What trains one trial, wherever Ray Tune runs it: all paths in it are absolute."""
     values, compute = located.values, located.recipe.compute
     examples, start = _absolute(examples), _absolute(start)
     targets = {temperature: _absolute(table) for temperature, table in targets.items()}
+    live = replace(beside, model=_absolute(beside.model)) if beside else None
 
     def train_with(found: dict[str, Any], folder: str, report: Callable[[float], None]) -> None:
-        recipe = Recipe.model_validate(recipe_file.chosen(values, name, found))
+        recipe = recipe_file.of(recipe_file.chosen(values, name, found))
         student = recipe.all_students()[name]
         table = targets[recipe.score.temperature] if targets and recipe.score else None
         k = recipe.score.k if recipe.score and recipe.score.support == "top_k" else None
+        # Who falls behind is stopped by the search.
+        config = recipe.train_for(student).model_copy(update={"early_stopping": None})
         with tempfile.TemporaryDirectory() as scratch:
             context = Context(folder, compute, Silent(), recipe.max_error_rate, Path(scratch))
-            to = [Reporter(report)]
-            # Who falls behind is stopped by the search.
-            config = recipe.train_for(student).model_copy(update={"early_stopping": None})
-            train.train(config, student.system, examples, table, start, to, context, watch_text=True, k=k)
+            train.train(
+                config, student.system, examples, table, start, [Reporter(report)], context,
+                beside=live, watch_text=True, k=k,
+            )  # fmt: skip
 
     return train_with
 

@@ -59,6 +59,7 @@ def test_a_key_is_read_and_explained(kind: type[Block], name: str, read_names: s
 
 
 NO_IDENTITY = {
+    "Task": {"system", "language", "false_positive_rate", "metrics"},
     "Data": {"train", "validation", "test"},
     "Teacher": {"model", "recipe", "stall_s"},
     "Endpoint": {
@@ -89,6 +90,8 @@ NO_IDENTITY = {
     "Generate": set(recipe.Generate.model_fields),
     "Workers": set(recipe.Workers.model_fields),
     "Compute": set(recipe.Compute.model_fields),
+    "Kubernetes": set(recipe.Kubernetes.model_fields),
+    "Hours": set(recipe.Hours.model_fields),
     "Recipe": {"tune", "prices", "budget", "compute", "trackers", "max_error_rate", "root"},
 }
 

@@ -1,13 +1,18 @@
 import math
+from dataclasses import replace
 
 import pytest
 
+from raystill import recipe
 from raystill.metrics.compare import Comparison, compare
 from raystill.records import Answer, Prompt
 from raystill.tasks.classification import Classification
 from raystill.tasks.conversation import Conversation
+from raystill.tasks.translation import Translation
 
 LABELS = ("a", "b")
+CLASSIFICATION = Classification(LABELS, recipe.Task(kind="classification"))
+CONVERSATION = Conversation((), recipe.Task(kind="conversation"))
 
 
 def prompts(n: int, referenced: int | None = None) -> list[Prompt]:
@@ -35,7 +40,7 @@ def answers(model: str, texts: list[str], failed: tuple[int, ...] = ()) -> list[
 
 
 def compared(**models: list[Answer]) -> Comparison:
-    return compare(Classification(LABELS), "classification", prompts(4), models, {"student": "baseline"}, 200)
+    return compare(CLASSIFICATION, "classification", prompts(4), models, {"student": "baseline"}, 200)
 
 
 def test_every_number_of_three_models() -> None:
@@ -82,24 +87,24 @@ def test_only_rows_asked_of_all_models_are_compared() -> None:
 
 def test_without_references_agreement_stands_in_and_a_note_says_why() -> None:
     made = compare(
-        Conversation(()),
+        CONVERSATION,
         "conversation",
         prompts(2, referenced=0),
         {"teacher": answers("teacher", ["x  y", "z"]), "student": answers("student", ["x y", "no"])},
         {"student": "baseline"},
         200,
     )
-    assert list(made.models["student"].metrics) == ["agreement"]
+    assert list(made.models["student"].metrics) == ["refusals", "agreement"]
     assert made.models["student"].metrics["agreement"].value == 0.5
     assert made.students["student"].retention is None
     assert "agreement with the teacher stands in its place" in made.notes[0]
-    assert made.notes[1].startswith("no exact_match, bleu, rouge_l: no row has a reference")
+    assert "no row has a reference" in made.notes[0]
 
 
 def test_references_of_some_rows_are_said_to_be_some() -> None:
     said = ["a", "b", "a", "b"]
     made = compare(
-        Conversation(()), "conversation", prompts(4, referenced=3), {"student": answers("student", said)}, {}, 200
+        CONVERSATION, "conversation", prompts(4, referenced=3), {"student": answers("student", said)}, {}, 200
     )
     assert made.models["student"].metrics["accuracy"].rows == 3
     assert made.models["student"].metrics["bleu"].rows == 3
@@ -117,3 +122,31 @@ def test_all_values_are_finite() -> None:
     made = compared(teacher=answers("teacher", [""] * 4), student=answers("student", [""] * 4))
     values = [v for m in made.models.values() for v in m.metrics.values()]
     assert values and all(math.isfinite(v.value) for v in values)
+
+
+def test_a_task_without_accuracy_is_decided_by_its_first_metric() -> None:
+    made = compare(
+        Translation((), recipe.Task(kind="translation")),
+        "translation",
+        [replace(p, reference="the red rug is here") for p in prompts(4)],
+        {
+            "teacher": answers("teacher", ["the red rug is here"] * 4),
+            "student": answers("student", ["a red rug is there"] * 4),
+        },
+        {"student": "baseline"},
+        200,
+    )
+    student = made.students["student"]
+    teacher_chrf, chrf = (made.models[m].metrics["chrf"].value for m in ("teacher", "student"))
+    assert student.by == "chrf" and teacher_chrf == pytest.approx(100)
+    assert student.retention and student.retention.value == pytest.approx(chrf / teacher_chrf)
+    assert student.behind_teacher and student.behind_teacher.value == pytest.approx(chrf - 100)
+    assert made.notes == []
+
+
+def test_a_conversation_is_right_when_every_turn_is() -> None:
+    turns = [replace(p, conversation_id="ab"[i // 2]) for i, p in enumerate(prompts(4))]
+    made = compare(CONVERSATION, "conversation", turns, {"student": answers("student", ["a", "b", "a", "?"])}, {}, 200)
+    metrics = made.models["student"].metrics
+    assert (metrics["accuracy"].value, metrics["whole_conversations"].value) == (0.75, 0.5)
+    assert metrics["whole_conversations"].rows == 2

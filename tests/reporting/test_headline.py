@@ -21,6 +21,7 @@ def a_report(
         "student": "student",
         "rows": 200,
         "models": models,
+        "decided_by": "accuracy",
         "retention": retention,
         "retention_interval": interval,
         "speedup": [{"concurrency": c, "seconds_per_answer": ratio} for c, ratio in zip((1, 8), speedup, strict=True)],
@@ -57,3 +58,15 @@ def test_a_ratio_within_noise_is_no_gain() -> None:
 
 def test_worse_is_named() -> None:
     assert four(a_report(speedup=(0.5, 0.5)))[1].what == "slower"
+
+
+def test_what_decides_is_named() -> None:
+    report = a_report() | {"decided_by": "chrf"}
+    for name, value in (("teacher", 60.0), ("student", 57.0)):
+        report["models"][name] |= {"accuracy": None, "chrf": value}
+    assert read(report).startswith("The student keeps 95.0 % of the teacher’s chrF,")
+    assert four(report)[0].what == "of the teacher’s chrF kept"
+    above = report | {"retention": 1.2, "retention_interval": (1.1, 1.3)}
+    assert read(above).startswith("The student has a higher chrF than its teacher (57.0 against 60.0)")
+    assert read(report | {"retention": None}).startswith("The student has a chrF of 57.0,")
+    assert four(report | {"retention": None})[0].value == "57.0"

@@ -124,3 +124,19 @@ def test_a_scripted_teacher_is_marked(tmp_path: Path) -> None:
     made = Path(report(scripted, line(tmp_path)))
     assert json.loads((made / "report.json").read_text())["simulated"] is True
     assert "Simulated" in (made / "report.html").read_text()
+
+
+def test_a_task_without_accuracy_is_told_by_its_own_metric(tmp_path: Path) -> None:
+    made = Path(report(recipe(tmp_path, task="translation"), line(tmp_path)))
+    written = json.loads((made / "report.json").read_text())
+    assert written["decided_by"] == "chrf" and written["models"]["teacher"]["accuracy"] is None
+    assert 0 < written["retention"] < 1
+    page = (made / "report.html").read_text()
+    assert "of the teacher’s chrF" in page and "points of chrF beside its baseline" in page and "BLEU" in page
+    assert "of the teacher's chrF, over 20 rows" in summary_table(written)
+    assert "| chrF | " in (made / "MODEL_CARD.md").read_text()
+
+
+def test_each_label_is_a_line(tmp_path: Path) -> None:
+    page = (Path(report(recipe(tmp_path, task="classification"), line(tmp_path))) / "report.html").read_text()
+    assert "Macro F1" in page and "F1 of answer 7" in page

@@ -14,6 +14,7 @@ from raystill.records import Example, Generation, Ids, Message
 from raystill.stages import curate
 
 FACTS = {"teacher": "tiny", "tokenizer": "0123"}
+CONVERSATION, CLASSIFICATION = recipe.Task(kind="conversation"), recipe.Task(kind="classification")
 
 
 class Quiet:
@@ -58,7 +59,7 @@ def test_every_drop_is_counted_by_reason_and_noted_without_content(tmp_path: Pat
         [row(6, "yes"), row(6, "yes", sample_index=1), row(6, "other", sample_index=2)],
         [row(7, "kept", "validation"), row(8, "", "validation")],
     )
-    outcome = curate.curate(recipe.Curate(), "conversation", {"teacher": generations}, context(tmp_path / "out"))
+    outcome = curate.curate(recipe.Curate(), CONVERSATION, {"teacher": generations}, context(tmp_path / "out"))
     assert outcome.kind == "examples"
     assert outcome.counts == {
         "in": {"train": 8, "validation": 2},
@@ -85,15 +86,15 @@ def test_invalid_answers_of_the_task_are_dropped(tmp_path: Path) -> None:
     generations = table(
         tmp_path / "in", [row(1, "card", reference="card"), row(2, "dunno", reference="cash"), row(3, "Cash.")]
     )
-    outcome = curate.curate(recipe.Curate(), "classification", {"teacher": generations}, context(tmp_path / "out"))
+    outcome = curate.curate(recipe.Curate(), CLASSIFICATION, {"teacher": generations}, context(tmp_path / "out"))
     assert outcome.counts["dropped"]["train"] == {"names no single label": 1}
     assert [e.id for e in examples(tmp_path / "out", outcome)] == ["1", "3"]
 
 
 def test_the_same_input_makes_the_same_files(tmp_path: Path) -> None:
     generations = table(tmp_path / "in", [row(i, f"answer {i % 3}") for i in range(9)])
-    first = curate.curate(recipe.Curate(), "conversation", {"teacher": generations}, context(tmp_path / "a"))
-    second = curate.curate(recipe.Curate(), "conversation", {"teacher": generations}, context(tmp_path / "b"))
+    first = curate.curate(recipe.Curate(), CONVERSATION, {"teacher": generations}, context(tmp_path / "a"))
+    second = curate.curate(recipe.Curate(), CONVERSATION, {"teacher": generations}, context(tmp_path / "b"))
     assert first.files == second.files
 
 
@@ -110,7 +111,7 @@ def test_the_same_input_makes_the_same_files(tmp_path: Path) -> None:
 def test_nothing_left_to_train_on_says_why_and_what_to_do(tmp_path: Path, rows: list[Generation], said: str) -> None:
     with pytest.raises(DataError, match=said):
         curate.curate(
-            recipe.Curate(), "conversation", {"teacher": table(tmp_path / "in", rows)}, context(tmp_path / "out")
+            recipe.Curate(), CONVERSATION, {"teacher": table(tmp_path / "in", rows)}, context(tmp_path / "out")
         )
 
 
@@ -132,12 +133,12 @@ def test_own_filters_see_whole_prompts_or_the_whole_set(tmp_path: Path, monkeypa
     monkeypatch.setattr(sys, "path", list(sys.path))
     generations = table(tmp_path / "in", [row(1, "aa"), row(1, "a", sample_index=1)], [row(2, "aa")], [row(3, "bb")])
     chosen = recipe.Curate(filters=["own_filters:best", "own_filters:rare"])
-    outcome = curate.curate(chosen, "conversation", {"teacher": generations}, context(tmp_path / "out"))
+    outcome = curate.curate(chosen, CONVERSATION, {"teacher": generations}, context(tmp_path / "out"))
     assert outcome.counts["dropped"]["train"] == {"common": 2, "not best": 1}
     with pytest.raises(StageError, match="0 reasons for 2 rows"):
         curate.curate(
             recipe.Curate(filters=["own_filters:short"]),
-            "conversation",
+            CONVERSATION,
             {"teacher": generations},
             context(tmp_path / "c"),
         )
@@ -147,14 +148,14 @@ def test_ctrl_c_stops_between_parts(tmp_path: Path) -> None:
     stopped = context(tmp_path / "out")
     stopped.stopping.set()
     with pytest.raises(Interrupted):
-        curate.curate(recipe.Curate(), "conversation", {"teacher": table(tmp_path / "in", [row(1, "x")])}, stopped)
+        curate.curate(recipe.Curate(), CONVERSATION, {"teacher": table(tmp_path / "in", [row(1, "x")])}, stopped)
 
 
 def test_the_best_of_several_teachers_is_what_most_say(tmp_path: Path) -> None:
     small = table(tmp_path / "small", [row(1, "no"), row(2, "four")])
     large = table(tmp_path / "large", [replace(row(1, "Yes"), sample_index=i) for i in range(2)] + [row(2, "five")])
     chosen = recipe.Curate(filters=["best"])
-    outcome = curate.curate(chosen, "conversation", {"small": small, "large": large}, context(tmp_path / "out"))
+    outcome = curate.curate(chosen, CONVERSATION, {"small": small, "large": large}, context(tmp_path / "out"))
     kept = {e.id: (e.teacher, e.messages[-1].content) for e in examples(tmp_path / "out", outcome)}
     assert kept == {"1": ("large", "Yes"), "2": ("small", "four")}
     assert outcome.counts["dropped"]["train"] == {"not the best of its prompt": 3}
@@ -165,7 +166,19 @@ def test_reasoning_is_learnt_only_when_the_recipe_says_so(tmp_path: Path) -> Non
     generations = {"teacher": table(tmp_path / "in", [thought])}
     for wanted in (False, True):
         out = tmp_path / str(wanted)
-        outcome = curate.curate(recipe.Curate(reasoning=wanted), "conversation", generations, context(out))
+        outcome = curate.curate(recipe.Curate(reasoning=wanted), CONVERSATION, generations, context(out))
         (made,) = examples(out, outcome)
         assert made.messages[-1].reasoning == ("two and two" if wanted else None)
         assert made.completion_ids == ([1, 2, 3] if wanted else [])
+
+
+@pytest.mark.parametrize(("wanted", "learnt"), [(False, "7"), (True, "Three and four.\nAnswer: 7")])
+def test_a_chain_of_thought_is_learnt_only_when_the_recipe_says_so(tmp_path: Path, wanted: bool, learnt: str) -> None:
+    rows = [row(1, "Three and four.\nAnswer: 7", completion_ids=Ids([5, 6])), row(2, "It is 7"), row(3, "Answer:")]
+    task = recipe.Task(kind="math", chain_of_thought=True)
+    generations = {"teacher": table(tmp_path / "in", rows)}
+    outcome = curate.curate(recipe.Curate(reasoning=wanted), task, generations, context(tmp_path / "out"))
+    (example,) = examples(tmp_path / "out", outcome)
+    assert example.messages[-1].content == learnt
+    assert example.completion_ids == ([5, 6] if wanted else [])
+    assert outcome.counts["dropped"]["train"] == {"no 'Answer:' after its reasoning": 2}

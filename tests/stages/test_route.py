@@ -56,7 +56,7 @@ def test_the_next_teacher_gets_what_the_one_before_got_wrong(tmp_path: Path) -> 
     answers = [failure(rows[0], "down"), generation(rows[1], text=""), *(generation(p, text="fine") for p in rows[2:])]
     parts = [artifacts.write_part(str(tmp_path / "g"), "train", Generation, answers)]
     before = artifacts.commit(Table, str(tmp_path / "g"), Manifest("g", 1, "generate", 1, "g", {}, {}, parts))
-    outcome = route.failed("conversation", prompts, before, context(tmp_path / "next"))
+    outcome = route.failed(recipe.Task(kind="conversation"), prompts, before, context(tmp_path / "next"))
     assert ids(tmp_path / "next", outcome) == ["r0", "r1"]
     assert outcome.counts == {"rows": 2, "of": 9}
 

@@ -130,5 +130,7 @@ def test_the_share_that_the_scoring_teacher_wrote(tmp_path: Path) -> None:
         "c": generations("t-print", Teacher(model="t", system="Be long.")),
         "d": generations("t-print", Teacher(model="moved", system="Be brief.", sampling={"temperature": 0})),
     }
-    assert score.consistent(wrote, table, teacher, model) == pytest.approx(4 / 6)
-    assert score.consistent({"a": wrote["a"]}, table, teacher, model) == pytest.approx(3 / 6)
+    assert score.consistent(wrote, table, [(teacher, model)]) == pytest.approx(4 / 6)
+    assert score.consistent({"a": wrote["a"]}, table, [(teacher, model)]) == pytest.approx(3 / 6)
+    mixture = [(teacher, model), (teacher, Checkpoint("o", "other"))]
+    assert score.consistent(wrote, table, mixture) == pytest.approx(5 / 6)

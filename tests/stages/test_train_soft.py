@@ -7,13 +7,13 @@ import pytest
 from conftest import build_tiny_model
 from test_train import CONFIG, cluster, context, curve, examples  # noqa: F401 - `cluster` is a fixture
 
-from raystill import artifacts, chat, recipe
+from raystill import artifacts, chat, recipe, storage
 from raystill.artifacts import Checkpoint, Manifest, Outcome, Table
 from raystill.context import Context
 from raystill.errors import RecipeError
 from raystill.records import Example, Ids, Message, Targets
 from raystill.stages import train
-from raystill.teachers import units
+from raystill.teachers import tokens, units
 from raystill.teachers.scorer import Scorer
 
 
@@ -31,6 +31,9 @@ def scored(
     scorer = Scorer(*asked)
     of = units.of(table, {}, str(folder))
     files = [asyncio.run(scorer.run(unit)).file for unit in of]
+    spoken = tokens.of(chat.load_tokenizer(str(teacher))).dump()
+    storage.put_if_absent(storage.join(str(folder), tokens.FILE), spoken)
+    files.append(artifacts.describe(tokens.FILE, spoken))
     facts = score.identity() | {"tokenizer": chat.tokenizer_fingerprint(str(teacher))}
     facts |= {"parts": {unit.source.rpartition("/")[2]: unit.name for unit in of}}
     inputs = {"examples": table.fingerprint}
@@ -76,7 +79,7 @@ def test_of_its_own_text_a_student_learns_what_the_teacher_scored(
     config = CONFIG.model_copy(update={"max_length": 1000})
     counts = {}
     for own in (None, "student"):
-        arguments = (config, None, table, targets, Checkpoint(str(tiny_model), "m"), str(tmp_path / f"{own}"))
+        arguments = (config, None, table, targets, None, Checkpoint(str(tiny_model), "m"), str(tmp_path / f"{own}"))
         counts[own] = train._tokenise(*arguments, own, None, tmp_path)
     # Three stop tokens and the long answer with its own are learnt as text, unless the student itself wrote them.
     assert (counts[None].supervised, counts[None].with_targets) == (3 + 2 + 1 + 3 + 601, 3 + 2 + 1)
@@ -110,3 +113,22 @@ def test_a_student_comes_closer_to_its_teacher(
     assert rows[-1]["validation_loss"] < rows[0]["loss"]
     assert outcome.facts["logits_difference"] < 1e-4
     assert not (Path(where.url) / "work").exists() or not list((Path(where.url) / "work").rglob("soft.bin"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("support", ["top_k", "sampled"])
+def test_a_student_learns_from_a_teacher_with_another_tokenizer(
+    cluster: None,  # noqa: F811
+    tiny_model: Path,
+    tmp_path: Path,
+    support: str,
+) -> None:
+    other = build_tiny_model(tmp_path / "other", vocabulary=300)
+    table = examples(tmp_path / "examples")
+    targets = scored(tmp_path / "targets", other, table, recipe.Score(support=support))  # type: ignore[arg-type]
+    where = context(tmp_path, workers=2, zero=2, micro_tokens=64)
+    outcome = run(tiny_model, where, table, targets, recipe.Loss(kind="forward_kl"))
+    assert 0.3 < outcome.counts["with_targets"] / outcome.counts["supervised"] < 1
+    assert 0.5 < outcome.counts["carried_mass"] < 1
+    rows = curve(outcome, where)
+    assert rows[-1]["validation_loss"] < rows[0]["loss"]

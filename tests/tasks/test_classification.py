@@ -1,9 +1,19 @@
+import csv
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
+from raystill import recipe
 from raystill.records import Prompt
 from raystill.tasks.classification import Classification
 
+BANKING77 = Path(__file__).parents[3] / "shared" / "data" / "banking77" / "train.csv"
 LABELS = {"card_arrival", "card", "Refund not showing up", "top up", "top_up_failed", "C", "C++"}
+
+
+def task(labels: set[str]) -> Classification:
+    return Classification(labels, recipe.Task(kind="classification"))
 
 
 def prompt(reference: str | None) -> Prompt:
@@ -31,25 +41,43 @@ def prompt(reference: str | None) -> Prompt:
     ],
 )
 def test_the_answer_is_read_only_where_it_is_unambiguous(text: str, label: str | None) -> None:
-    assert Classification(LABELS).parse(text) == label
+    assert task(LABELS).parse(text) == label
 
 
 def test_overlapping_labels_are_ambiguous() -> None:
-    assert Classification({"card arrival", "arrival time"}).parse("card arrival time, I think") is None
+    assert task({"card arrival", "arrival time"}).parse("card arrival time, I think") is None
 
 
 def test_check_and_score() -> None:
-    task = Classification(LABELS)
-    assert task.check(prompt("card"), "card!") is None
-    assert task.check(prompt("card"), "something else") == "names no single label"
-    assert task.score(prompt("card"), "CARD") == {"accuracy": 1.0}
-    assert task.score(prompt("card"), "card arrival") == {"accuracy": 0.0}
-    assert task.score(prompt(None), "card") == {}
+    made = task(LABELS)
+    assert made.check(prompt("card"), "card!") is None
+    assert made.check(prompt("card"), "something else") == "names no single label"
+    assert made.score(prompt("card"), "CARD") == {"accuracy": 1.0}
+    assert made.score(prompt("card"), "card arrival") == {"accuracy": 0.0}
+    assert made.score(prompt(None), "card") == {}
 
 
 def test_a_label_of_held_out_rows_alone_counts_to_the_letter() -> None:
-    assert Classification(LABELS).score(prompt("atm"), "atm") == {"accuracy": 1.0}
+    assert task(LABELS).score(prompt("atm"), "atm") == {"accuracy": 1.0}
 
 
 def test_without_references_every_answer_may_be_a_label() -> None:
-    assert Classification(set()).check(prompt(None), "anything") is None
+    assert task(set()).check(prompt(None), "anything") is None
+
+
+@pytest.mark.skipif(
+    not BANKING77.exists(), reason="Banking77 is not beside the checkout (shared/data/banking77/train.csv)"
+)
+def test_every_intent_of_banking77_is_read_as_models_write_it() -> None:
+    with BANKING77.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    intents = sorted({row["category"] for row in rows})
+    made = task(set(intents))
+    assert len(intents) == 77
+    for intent in intents:
+        spoken = intent.replace("_", " ").strip("?").capitalize()
+        for text in (intent, f"Intent: {spoken}.", f'The intent is "{intent}".', spoken.upper()):
+            assert made.parse(text) == intent
+    said = [row["category"] for row in rows]
+    assert made.measure(said, said)["macro_f1"].point() == 1
+    assert all(made.score(replace(prompt(None), reference=c), c) == {"accuracy": 1.0} for c in said[:500])

@@ -3,11 +3,12 @@ from typing import Any
 
 import pytest
 
+from raystill import recipe
 from raystill.errors import DataError
 from raystill.records import Prompt
 from raystill.tasks.conversation import PATTERN_CHARS, Conversation
 
-TASK = Conversation(())
+TASK = Conversation((), recipe.Task(kind="conversation"))
 
 
 def prompt(reference: str | None = None, **columns: Any) -> Prompt:
@@ -15,9 +16,9 @@ def prompt(reference: str | None = None, **columns: Any) -> Prompt:
 
 
 def test_without_columns_accuracy_is_the_reference_but_for_whitespace() -> None:
-    assert TASK.score(prompt("All is well."), " All  is\nwell. ") == {"accuracy": 1.0}
-    assert TASK.score(prompt("All is well."), "all is well.") == {"accuracy": 0.0}
-    assert TASK.score(prompt(), "anything") == {}
+    assert TASK.score(prompt("All is well."), " All  is\nwell. ") == {"accuracy": 1.0, "refusals": 0.0}
+    assert TASK.score(prompt("All is well."), "all is well.") == {"accuracy": 0.0, "refusals": 0.0}
+    assert TASK.score(prompt(), "anything") == {"refusals": 0.0}
     assert TASK.check(prompt("All is well."), "anything") is None
 
 
@@ -48,7 +49,7 @@ def test_columns_of_the_data_mean_nothing_without_must_include() -> None:
 )
 def test_facts_of_the_row(columns: dict[str, Any], text: str, fault: str | None) -> None:
     assert TASK.check(prompt(**columns), text) == fault
-    assert TASK.score(prompt("other", **columns), text) == {"accuracy": float(fault is None)}
+    assert TASK.score(prompt("other", **columns), text) == {"accuracy": float(fault is None), "refusals": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -68,3 +69,18 @@ def test_wrong_columns_name_the_row_and_what_to_type(columns: dict[str, Any], sa
         TASK.check(prompt(**columns), "a" * 200 + "b")
     assert said in str(caught.value)
     assert "aab" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "refuses"),
+    [
+        ("I can't help with that.", True),
+        ("I\u2019m sorry, but I cannot assist you here.", True),
+        ("We are unable to provide refunds by phone.", True),
+        ("I can help with that.", False),
+        ("I can't find order #12, which is it?", False),
+        ("x" * 300 + " I can't help with that.", False),
+    ],
+)
+def test_refusals_open_an_answer(text: str, refuses: bool) -> None:
+    assert TASK.score(prompt(), text) == {"refusals": float(refuses)}

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
 from raystill import chat
+from raystill.recipe import Task
 from raystill.records import Message, Prompt
 from raystill.tasks.classification import Classification
 from raystill.training import documents, exam
@@ -58,7 +59,7 @@ def test_answers_are_greedy_whatever_stands_beside_them_and_attention_is_put_bac
     student.load_state_dict(plain.state_dict())
     student.generation_config.do_sample = True
     student.generation_config.temperature = 5.0
-    asked = Exam(Classification({*said, "another"}), "exact_match", rows, None, 6)
+    asked = Exam(Classification({*said, "another"}, Task(kind="classification")), "exact_match", rows, None, 6)
     assert exam.mark(asked, student, folder, sharded=False) == pytest.approx(4 / 5)
     assert student.config._attn_implementation == documents.NAME
 
@@ -66,7 +67,7 @@ def test_answers_are_greedy_whatever_stands_beside_them_and_attention_is_put_bac
 @pytest.mark.parametrize(("metric", "value"), [("accuracy", 0.5), ("exact_match", 0.25), ("macro_f1", 7 / 12)])
 def test_answers_are_judged_by_the_task(metric: str, value: float) -> None:
     rows = [prompt(i, label) for i, label in enumerate(["late", "late", "lost", "lost"])]
-    asked = Exam(Classification({"late", "lost"}), metric, rows, None, 6)
+    asked = Exam(Classification({"late", "lost"}, Task(kind="classification")), metric, rows, None, 6)
     got = exam.judge(asked, ["late", "It is lost.", "It is lost.", ""])
     assert got == pytest.approx(value)
     assert exam.judge(replace(asked, prompts=rows[:1]), ["late"]) == 1

@@ -3,8 +3,7 @@
 That one shape serves means (accuracy), ratios (retention), differences and corpus metrics (BLEU, macro-F1) alike: a
 bootstrap resample of rows is a weighting of the same statistics, so `bootstrap.interval` works for all of them.
 
-    TEXT     metric name to a function (answers, references) -> Sums over whole texts
-    LABELS   the same over what the task parsed out of them
+METRICS are those that a recipe may name: functions (answers, references) -> Sums over what answers and references say.
 
 B = resamples, R = rows, S = statistics per row.
 """
@@ -16,14 +15,17 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-TextMetric = Callable[[Sequence[str], Sequence[str]], "Sums"]
 
-TEXT = {
+METRICS = {
     "exact_match": "raystill.metrics.exact_match:exact_match",
+    "token_f1": "raystill.metrics.token_f1:token_f1",
+    "macro_f1": "raystill.metrics.macro_f1:macro_f1",
     "bleu": "raystill.metrics.bleu:bleu",
+    "chrf": "raystill.metrics.chrf:chrf",
+    "rouge_1": "raystill.metrics.rouge:rouge_1",
+    "rouge_2": "raystill.metrics.rouge:rouge_2",
     "rouge_l": "raystill.metrics.rouge:rouge_l",
 }
-LABELS = {"macro_f1": "raystill.metrics.macro_f1:macro_f1"}
 
 
 @dataclass(frozen=True)
@@ -44,18 +46,26 @@ def mean(values_R: Sequence[float] | Floats) -> Sums:
     return Sums(np.stack([values, np.ones_like(values)], axis=1), lambda sums: np.asarray(sums[..., 0] / sums[..., 1]))
 
 
-def difference(left_R: Sequence[float] | Floats, right_R: Sequence[float] | Floats) -> Sums:
-    """Mean of left minus mean of right, paired by row."""
-    return mean(np.asarray(left_R, np.float64) - np.asarray(right_R, np.float64))
+def difference(left: Sums, right: Sums) -> Sums:
+    """Left minus right, paired by row."""
+    return _paired(left, right, lambda a, b: a - b)
 
 
-def ratio(left_R: Sequence[float] | Floats, right_R: Sequence[float] | Floats) -> Sums:
-    """Mean of left over mean of right, paired by row: student over teacher is retention. NaN where right sums to 0."""
-    rows_RS = np.stack([np.asarray(left_R, np.float64), np.asarray(right_R, np.float64)], axis=1)
+def ratio(left: Sums, right: Sums) -> Sums:
+    """Left over right, paired by row: student over teacher is retention. NaN where right is 0."""
+    return _paired(left, right, over)
 
-    def value(sums: Floats) -> Floats:
-        left, right = sums[..., 0], sums[..., 1]
-        quotient: Floats = np.divide(left, right, out=np.full(np.shape(left), np.nan), where=right != 0)
-        return quotient
 
-    return Sums(rows_RS, value)
+def over(left: Floats, right: Floats) -> Floats:
+    """Left over right; NaN where right is 0."""
+    quotient: Floats = np.divide(left, right, out=np.full(np.shape(left), np.nan), where=right != 0)
+    return quotient
+
+
+def _paired(left: Sums, right: Sums, of: Callable[[Floats, Floats], Floats]) -> Sums:
+    """A function of two metrics over the same rows, of which every resample draws the same ones."""
+    width = left.rows_RS.shape[1]
+    return Sums(
+        np.concatenate([left.rows_RS, right.rows_RS], axis=1),
+        lambda sums: np.asarray(of(left.value(sums[..., :width]), right.value(sums[..., width:]))),
+    )

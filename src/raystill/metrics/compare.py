@@ -1,35 +1,38 @@
 """Stored answers to the report's numbers: each model by itself, a student also beside teacher and baseline.
 
 Pure: no inference, no storage. All models are compared on the rows that all of them were asked; an answer that failed
-counts as wrong. Every value has a percentile bootstrap interval, paired wherever two models are compared. A metric that
-needs references is absent when no row has one, and a note says why.
+counts as wrong. What decides is accuracy, or where a task has none its first metric against references. Every value has
+a percentile bootstrap interval, paired wherever two models are compared. A metric that needs references is absent when
+no row has one, and a note says why.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from raystill import plugins
-from raystill.metrics import LABELS, TEXT, Floats, Sums, difference, mean, ratio
+from raystill.metrics import Sums, difference, mean, ratio
 from raystill.metrics.bootstrap import Interval, interval
 from raystill.records import Answer, Metric, Prompt
 
 TEACHER = "teacher"
+ACCURACY = "accuracy"
 AGREEMENT = "agreement"
+CONVERSATIONS = "whole_conversations"
 
 
 class Judge(Protocol):
     """What is needed of a task; `tasks.Task` says what each means."""
-
-    metrics: ClassVar[tuple[str, ...]]
 
     def parse(self, text: str) -> str | None:
         """What an answer says."""
 
     def score(self, prompt: Prompt, text: str) -> dict[str, float]:
         """The task's own values for one answer."""
+
+    def measure(self, texts: Sequence[str], references: Sequence[str]) -> dict[str, Sums]:
+        """Metrics against references."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,11 @@ class Model:
 
 @dataclass(frozen=True)
 class Student:
-    """A student beside teacher and baseline, by accuracy; None where one of the two, or accuracy, is missing."""
+    """A student beside teacher and baseline, by the metric that decides; None where one of them is missing."""
 
     baseline: str
+    by: str | None
+    """The metric."""
     retention: Value | None
     """Student over teacher."""
     behind_teacher: Value | None
@@ -92,20 +97,21 @@ def compare(
     asked = _common(prompts, answers)
     said = {model: _aligned(asked, rows) for model, rows in answers.items()}
     per_row = score(task, name, asked, said)
-    accuracy = _accuracies(per_row)
+    means = {model: _means(asked, [m for m in per_row if m.model == model]) for model in said}
+    against = {model: _against_references(task, asked, rows) for model, rows in said.items()}
+    measured = {model: means[model] | against[model] for model in said}
+    judged = any(ACCURACY in found for found in means.values())
+    by = ACCURACY if judged else next((name for found in against.values() for name in found), None)
     models = {}
-    for model, rows in said.items():
-        metrics = {"accuracy": mean(accuracy[model])} if model in accuracy else {}
-        metrics |= _reference_metrics(task, asked, rows)
-        if model != TEACHER and TEACHER in said:
-            metrics[AGREEMENT] = mean([m.value for m in per_row if m.model == model and m.metric == AGREEMENT])
-        values = {key: measured for key, m in metrics.items() if (measured := _value(m, resamples))}
-        models[model] = Model(len(rows), sum(a.error is not None for a in rows), values)
+    for model, metrics in measured.items():
+        values = {key: value for key in _order(metrics) if (value := _value(metrics[key], resamples))}
+        models[model] = Model(len(said[model]), sum(a.error is not None for a in said[model]), values)
+    deciding = {model: metrics[by] for model, metrics in measured.items() if by in metrics} if by else {}
     return Comparison(
         rows=len(asked),
         models=models,
-        students={s: _student(accuracy, s, b, resamples) for s, b in students.items() if s in said},
-        notes=_notes(task, asked, accuracy, said),
+        students={s: _student(deciding, by, s, b, resamples) for s, b in students.items() if s in said},
+        notes=_notes(asked, by, deciding, said),
         per_row=per_row,
     )
 
@@ -143,27 +149,34 @@ def _aligned(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[Answe
     return [by_id[p.id] for p in prompts]
 
 
-def _accuracies(per_row: Sequence[Metric]) -> dict[str, Floats]:
-    """Accuracy per model and row, over the rows that have it; the rows are the same for all models."""
-    found: dict[str, list[float]] = {}
+def _means(prompts: Sequence[Prompt], per_row: Sequence[Metric]) -> dict[str, Sums]:
+    """One model's metrics that are means over rows, or over conversations."""
+    values: dict[str, list[float]] = {}
     for metric in per_row:
-        if metric.metric == "accuracy":
-            found.setdefault(metric.model, []).append(metric.value)
-    return {model: np.asarray(values, np.float64) for model, values in found.items()}
+        values.setdefault(metric.metric, []).append(metric.value)
+    if together := _conversations(prompts, per_row):
+        values[CONVERSATIONS] = together
+    return {name: mean(found) for name, found in values.items()}
 
 
-def _reference_metrics(task: Judge, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> dict[str, Sums]:
+def _against_references(task: Judge, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> dict[str, Sums]:
     pairs = [(a, p.reference) for p, a in zip(prompts, answers, strict=True) if p.reference is not None]
-    if not pairs:
-        return {}
-    texts, references = ["" if a.error else a.text for a, _ in pairs], [reference for _, reference in pairs]
-    found = {}
-    for metric in task.metrics:
-        if metric in TEXT:
-            found[metric] = plugins.load(metric, TEXT, "metric")(texts, references)
-        elif metric in LABELS:
-            found[metric] = plugins.load(metric, LABELS, "metric")([task.parse(t) or "" for t in texts], references)
-    return found
+    return task.measure(["" if a.error else a.text for a, _ in pairs], [r for _, r in pairs]) if pairs else {}
+
+
+def _order(metrics: Collection[str]) -> list[str]:
+    """Accuracy first, agreement last."""
+    return sorted(metrics, key=lambda name: (name != ACCURACY, name == AGREEMENT))
+
+
+def _conversations(prompts: Sequence[Prompt], per_row: Sequence[Metric]) -> list[float]:
+    """For each conversation of which several turns are rows, whether all of them are right."""
+    of = {p.id: p.conversation_id for p in prompts if p.conversation_id is not None}
+    turns: dict[str, list[float]] = {}
+    for metric in per_row:
+        if metric.metric == ACCURACY and metric.id in of:
+            turns.setdefault(of[metric.id], []).append(metric.value)
+    return [min(values) for values in turns.values()]
 
 
 def _value(metric: Sums, resamples: int) -> Value | None:
@@ -172,13 +185,14 @@ def _value(metric: Sums, resamples: int) -> Value | None:
     return Value(point, interval(metric, resamples), rows) if np.isfinite(point) else None
 
 
-def _student(accuracy: Mapping[str, Floats], name: str, baseline: str, resamples: int) -> Student:
-    own = accuracy.get(name)
+def _student(deciding: Mapping[str, Sums], by: str | None, name: str, baseline: str, resamples: int) -> Student:
+    own = deciding.get(name)
     if own is None:
-        return Student(baseline, None, None, None)
-    teacher, before = accuracy.get(TEACHER), accuracy.get(baseline)
+        return Student(baseline, by, None, None, None)
+    teacher, before = deciding.get(TEACHER), deciding.get(baseline)
     return Student(
         baseline,
+        by,
         retention=None if teacher is None else _value(ratio(own, teacher), resamples),
         behind_teacher=None if teacher is None else _value(difference(own, teacher), resamples),
         gain=None if before is None else _value(difference(own, before), resamples),
@@ -186,23 +200,23 @@ def _student(accuracy: Mapping[str, Floats], name: str, baseline: str, resamples
 
 
 def _notes(
-    task: Judge, prompts: Sequence[Prompt], accuracy: Mapping[str, Floats], said: Mapping[str, Sequence[Answer]]
+    prompts: Sequence[Prompt], by: str | None, deciding: Mapping[str, Sums], said: Mapping[str, Sequence[Answer]]
 ) -> list[str]:
     notes = []
-    judged = max((len(values) for values in accuracy.values()), default=0)
+    judged = max((len(metric.rows_RS) for metric in deciding.values()), default=0)
     referenced = sum(p.reference is not None for p in prompts)
     if not judged:
         instead = "; agreement with the teacher stands in its place" if TEACHER in said else ""
         notes.append(f"no accuracy: no row has a reference or required facts (set data.reference){instead}")
     elif judged < len(prompts):
-        notes.append(f"accuracy is over {judged} of {len(prompts)} rows: the others have nothing to judge them by")
-    wanting = [m for m in task.metrics if m in TEXT or m in LABELS]
-    if wanting and not referenced:
-        notes.append(f"no {', '.join(wanting)}: no row has a reference; set data.reference to have them")
-    elif wanting and referenced < len(prompts):
-        notes.append(f"{', '.join(wanting)}: over {referenced} of {len(prompts)} rows, those with a reference")
+        notes.append(f"{by} is over {judged} of {len(prompts)} rows: the others have nothing to judge them by")
+    if not referenced and judged:
+        notes.append("no metrics against references: no row has one; set data.reference to have them")
+    elif by == ACCURACY and referenced < len(prompts):
+        notes.append(f"metrics against references are over {referenced} of {len(prompts)} rows, those with one")
     if TEACHER not in said:
         notes.append("no retention and no agreement: the teacher has no weights that could be asked")
-    elif judged and not accuracy[TEACHER].any():
-        notes.append("no retention: the teacher got no row right")
+    elif judged and not deciding[TEACHER].point():
+        none = "got no row right" if by == ACCURACY else f"has a {by} of 0"
+        notes.append(f"no retention: the teacher {none}")
     return notes

@@ -11,8 +11,6 @@ from raystill.reporting import figures
 from raystill.reporting.findings import Findings
 from raystill.reporting.summary import Report, teacher_source
 
-METRICS = ("accuracy", "agreement", "exact_match", "macro_f1", "bleu", "rouge_l")
-
 
 def card(report: Report, found: Findings, name: str) -> str:
     """One student's card: what it is, what it learnt from, how it was measured, and what is not known."""
@@ -24,7 +22,7 @@ def card(report: Report, found: Findings, name: str) -> str:
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "base_model": base,
-        "tags": ["raystill", "distillation", recipe.task.partition(":")[0]],
+        "tags": ["raystill", "distillation", recipe.task.kind.partition(":")[0]],
     }
     return "\n".join(
         [
@@ -35,7 +33,7 @@ def card(report: Report, found: Findings, name: str) -> str:
             f"# {recipe.name}: {name}",
             "",
             f"A student of {figures.parameters(model['parameters'])} parameters, distilled with raystill for the task "
-            f"`{recipe.task}` from `{teacher_source(recipe)}`. It starts from `{base}`.",
+            f"`{recipe.task.kind}` from `{teacher_source(recipe)}`. It starts from `{base}`.",
             "",
             "## Data",
             "",
@@ -79,9 +77,10 @@ def _measured(report: Report, name: str) -> list[str]:
     baseline = report["students"][name]["baseline"]
     shown = {n: report["models"][n] for n in (TEACHER, baseline, name) if n and report["models"][n]["rows"]}
     lines = ["| | " + " | ".join(shown) + " |", "| --- |" + " --- |" * len(shown)]
-    for metric in METRICS:
-        if any(m.get(metric) is not None for m in shown.values()):
-            lines.append(f"| {metric} | " + " | ".join(_cell(m, metric) for m in shown.values()) + " |")
+    for metric in figures.metric_names(shown.values()):
+        lines.append(
+            f"| {figures.metric_name(metric)} | " + " | ".join(_cell(m, metric) for m in shown.values()) + " |"
+        )
     return lines
 
 

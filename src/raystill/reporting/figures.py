@@ -1,6 +1,7 @@
 """Numbers as people read them: three figures at most, the unit beside them, a dash where there is none."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 NONE = "–"
 THIN = "\u202f"
@@ -21,18 +22,61 @@ def points(difference: float) -> str:
     return f"{100 * difference:+.1f}".replace("-", "−")
 
 
+METRICS = {
+    "agreement": "agreement with teacher",
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "macro_f1": "macro F1",
+    "rouge_1": "ROUGE-1",
+    "rouge_2": "ROUGE-2",
+    "rouge_l": "ROUGE-L",
+    "token_f1": "token F1",
+    "whole_conversations": "conversations without a wrong turn",
+}
+"""Names within a sentence that differ from a metric's own."""
+IN_POINTS = ("bleu", "chrf")
+"""0 to 100, as everybody quotes them; all others are shares."""
+RECALL = "recall_at_"
+
+
+def metric_name(name: str) -> str:
+    """A metric's name within a sentence."""
+    if name.startswith("f1:"):
+        return f"F1 of {name.removeprefix('f1:')}"
+    if name.startswith(RECALL):
+        return f"recall at {percent(float(name.removeprefix(RECALL)))} false alarms"
+    return METRICS.get(name, name.replace("_", " "))
+
+
+def metric_title(name: str) -> str:
+    """A metric's name where a line begins with it."""
+    shown = metric_name(name)
+    return shown if name == "chrf" else shown[:1].upper() + shown[1:]
+
+
+def metric_names(models: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The metrics that some of these models have, in the report's order: those keys that have an interval beside them."""
+    found = dict.fromkeys(key for model in models for key in model if f"{key}_interval" in model)
+    return sorted(found, key=lambda name: name == "agreement")
+
+
 def metric(name: str, value: float | None) -> str:
-    """A metric's value: BLEU in points, all others as shares."""
-    if name == "bleu":
+    """A metric's value."""
+    if name in IN_POINTS:
         return NONE if value is None else f"{value:.1f}"
     return percent(value)
 
 
 def metric_interval(name: str, interval: Sequence[float] | None) -> str:
     """A metric's interval, in the unit of `metric`."""
-    if name == "bleu" and interval is not None:
+    if name in IN_POINTS and interval is not None:
         return f"{interval[0]:.1f}–{interval[1]:.1f}"
     return percents(interval)
+
+
+def metric_points(name: str, difference: float) -> str:
+    """A difference of two values of a metric, in points with its sign."""
+    return points(difference / 100 if name in IN_POINTS else difference)
 
 
 def seconds(value: float | None) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from raystill.metrics.compare import ACCURACY
 from raystill.reporting import figures
 from raystill.reporting.summary import Report
 
@@ -21,15 +22,18 @@ class Figure:
 
 def sentence(report: Report) -> str:
     """What was kept and what was saved."""
-    name, models = report["student"], report["models"]
+    name, models, by = report["student"], report["models"], report["decided_by"]
     student = models[name]
     if _above_teacher(report):
-        shares = [figures.percent(models[m]["accuracy"]) for m in (name, "teacher")]
-        start = f"The {name} is right more often than its teacher ({shares[0]} against {shares[1]})"
+        values = [figures.metric(by, models[m][by]) for m in (name, "teacher")]
+        better = "is right more often" if by == ACCURACY else f"has a higher {figures.metric_name(by)}"
+        start = f"The {name} {better} than its teacher ({values[0]} against {values[1]})"
     elif report["retention"] is not None:
-        start = f"The {name} keeps {figures.percent(report['retention'])} of the teacher’s accuracy"
-    elif student.get("accuracy") is not None:
-        start = f"The {name} is right on {figures.percent(student['accuracy'])} of the held-out rows"
+        start = f"The {name} keeps {figures.percent(report['retention'])} of the teacher’s {figures.metric_name(by)}"
+    elif student.get(ACCURACY) is not None:
+        start = f"The {name} is right on {figures.percent(student[ACCURACY])} of the held-out rows"
+    elif student.get(by) is not None:
+        start = f"The {name} has a {figures.metric_name(by)} of {figures.metric(by, student[by])}"
     elif student.get("agreement") is not None:
         start = f"The {name} agrees with the teacher on {figures.percent(student['agreement'])} of the held-out rows"
     else:
@@ -46,17 +50,17 @@ def sentence(report: Report) -> str:
 
 def four(report: Report) -> list[Figure]:
     """Kept, faster, smaller, cheaper: those that were measured."""
-    found, models = [], report["models"]
+    found, models, by = [], report["models"], report["decided_by"]
     student, teacher = models[report["student"]], models["teacher"]
     if report["retention"] is not None:
         interval = report["retention_interval"]
         detail = (
             f"95{figures.THIN}% interval {figures.percents(interval)}{figures.THIN}%" if interval else "no interval"
         )
-        what = "of the teacher’s accuracy" + ("" if _above_teacher(report) else " kept")
+        what = f"of the teacher’s {figures.metric_name(by)}" + ("" if _above_teacher(report) else " kept")
         found.append(Figure(figures.percent(report["retention"]), what, detail))
-    elif student.get("accuracy") is not None:
-        found.append(Figure(figures.percent(student["accuracy"]), "accuracy", f"on {report['rows']} rows"))
+    elif student.get(by) is not None:
+        found.append(Figure(figures.metric(by, student[by]), figures.metric_name(by), f"on {report['rows']} rows"))
     elif student.get("agreement") is not None:
         found.append(
             Figure(figures.percent(student["agreement"]), "agreement with the teacher", f"on {report['rows']} rows")

@@ -17,14 +17,6 @@ from raystill.reporting.summary import Report
 HERE = Path(__file__).parent
 PAIRS = 40
 """Pairs of answers on the page: what one reads; the rest are counted, and stand in the answers' tables."""
-METRICS = {
-    "accuracy": "Accuracy",
-    "agreement": "Agreement with teacher",
-    "exact_match": "Exact match",
-    "macro_f1": "Macro F1",
-    "bleu": "BLEU",
-    "rouge_l": "ROUGE-L",
-}
 Show = Callable[[float | None], str]
 SPEEDS: dict[str, tuple[str, Show]] = {
     "ttft_s": ("Time to first token", figures.seconds),
@@ -87,18 +79,15 @@ def page(report: Report, found: Findings) -> str:
 
 
 def _qualities(models: Mapping[str, Report]) -> list[Line]:
-    lines = []
-    for key, name in METRICS.items():
-        if any(m.get(key) is not None for m in models.values()):
-            lines.append(Line(name, [_quality(key, m) for m in models.values()]))
-    return lines
+    named = figures.metric_names(models.values())
+    return [Line(figures.metric_title(key), [_quality(key, m) for m in models.values()]) for key in named]
 
 
 def _quality(key: str, model: Report) -> Cell:
     value, interval = model.get(key), model.get(f"{key}_interval")
     if value is None:
         return Cell(figures.NONE)
-    scale = 100 if key == "bleu" else 1
+    scale = 100 if key in figures.IN_POINTS else 1
     drawn = charts.bar(value / scale, [v / scale for v in interval] if interval else None, model["role"])
     return Cell(figures.metric(key, value), figures.metric_interval(key, interval) if interval else "", drawn)
 
@@ -149,7 +138,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "percent": figures.percent,
-        "points": figures.points,
+        "metric": figures.metric_name,
         "seconds": figures.seconds,
         "size": figures.size,
         "parameters": figures.parameters,
@@ -157,5 +146,5 @@ def _environment() -> Environment:
         "three": figures.three,
         "busy": _busy,
     }
-    environment.globals["money"] = figures.money
+    environment.globals |= {"money": figures.money, "points": figures.metric_points}
     return environment

@@ -41,13 +41,14 @@ def summary(found: Findings) -> Report:
     report: Report = {
         "schema": SCHEMA,
         "recipe": recipe.name,
-        "task": recipe.task,
+        "task": recipe.task.kind,
         "made_at": found.made_at,
         "split": recipe.evaluate.split,
         "rows": comparison.rows,
         "confidence": CONFIDENCE,
         "simulated": recipe.teacher.kind == "scripted",
         "student": first,
+        "decided_by": None,
         "retention": None,
         "models": models,
         "students": students,
@@ -66,7 +67,7 @@ def summary(found: Findings) -> Report:
         "provenance": dict(found.provenance),
     }
     if first:
-        shared = ("retention", "retention_interval", "speedup", "smaller")
+        shared = ("decided_by", "retention", "retention_interval", "speedup", "smaller")
         report |= {k: v for k, v in students[first].items() if k in shared}
     return report
 
@@ -101,6 +102,7 @@ def _student(model: Model, found: Findings) -> dict[str, Any]:
     compared = found.comparison.students.get(model.name)
     teacher = next((m for m in found.models if m.role == "teacher"), None)
     entry: dict[str, Any] = {"baseline": compared.baseline if compared else None, "retention": None}
+    entry["decided_by"] = compared.by if compared else None
     for name in ("retention", "behind_teacher", "gain"):
         entry |= _value(name, getattr(compared, name, None))
     return entry | {"speedup": _speedup(teacher, model), "smaller": _smaller(teacher, model)}

@@ -7,8 +7,6 @@ from raystill.reporting import figures
 from raystill.reporting.summary import Report
 
 COLUMNS: dict[str, Callable[[Report], str]] = {
-    "accuracy": lambda m: _with_interval(m, "accuracy"),
-    "exact match": lambda m: figures.percent(m.get("exact_match")),
     "first token": lambda m: figures.seconds(_alone(m, "ttft_s")),
     "per answer": lambda m: figures.seconds(_alone(m, "seconds_per_answer")),
     "tokens/s": lambda m: figures.rate(_busiest(m, "output_tokens_per_s")),
@@ -22,8 +20,10 @@ def summary_table(report: Report) -> str:
 
     Times are at the lowest measured concurrency, tokens/s at the highest.
     """
-    rows = [["", *COLUMNS]] + [
-        [name, *(show(model) for show in COLUMNS.values())] for name, model in report["models"].items()
+    by = report["decided_by"] or "accuracy"
+    rows = [["", figures.metric_name(by), *COLUMNS]] + [
+        [name, _with_interval(model, by), *(show(model) for show in COLUMNS.values())]
+        for name, model in report["models"].items()
     ]
     plain = [[cell.replace(figures.THIN, " ") for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in plain) for i in range(len(plain[0]))]
@@ -34,7 +34,7 @@ def summary_table(report: Report) -> str:
     for name, student in report["students"].items():
         if student["retention"] is not None:
             kept = _with_interval(student, "retention").replace(figures.THIN, " ")
-            lines.append(f"{name} keeps {kept} of the teacher's accuracy, over {report['rows']} rows")
+            lines.append(f"{name} keeps {kept} of the teacher's {figures.metric_name(by)}, over {report['rows']} rows")
     if report["simulated"]:
         lines.append("simulated: the scripted teacher answered, so these figures say nothing about a model")
     return "\n".join(lines)
@@ -54,7 +54,7 @@ def next_steps(recipe_path: str, folder: str) -> str:
 
 def _with_interval(entry: Report, name: str) -> str:
     interval = entry.get(f"{name}_interval")
-    return figures.percent(entry.get(name)) + (f" [{figures.percents(interval)}]" if interval else "")
+    return figures.metric(name, entry.get(name)) + (f" [{figures.metric_interval(name, interval)}]" if interval else "")
 
 
 def _alone(model: Report, key: str) -> Any:

@@ -5,6 +5,8 @@ prompts stay out of logs, CORS, /docs and tokenisation routes are gone, and the 
 `build` is also the import_path of a RayService: it takes plain values only.
 """
 
+import json
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +23,9 @@ from ray.serve.llm.deployment import LLMServer
 from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
 from starlette.exceptions import HTTPException
 
-from raystill import engine
-from raystill.serving.guard import Guard
+from raystill import artifacts, engine, storage
+from raystill.errors import ResourceError
+from raystill.serving.guard import KEY, Guard
 
 ROUTES = {
     "models": lambda app: app.get("/v1/models"),
@@ -43,6 +46,13 @@ class Model:
     engine: dict[str, Any]
 
 
+def newest(runs: str, name: str) -> str:
+    """Where the model of this name lies that a recipe's last run made; `runs` is its `<root>/runs/NAME.json`."""
+    url = json.loads(storage.read(runs))[name]
+    made = artifacts.load(artifacts.Checkpoint, url)
+    return made.place() if made else url
+
+
 class MeasuredServer(LLMServer):  # type: ignore[misc]
     """Ray Serve LLM's server, which also tells its memory."""
 
@@ -55,9 +65,15 @@ class MeasuredServer(LLMServer):  # type: ignore[misc]
 def build(args: dict[str, Any]) -> serve.Application:
     """The application.
 
-    args: models [{name, folder, engine}], key, cpus, max_ongoing, max_queued, max_body_bytes, max_tokens.
+    args: models [{name, folder, engine}], on_gpu, cpus, max_ongoing, max_queued, max_body_bytes, max_tokens, and key, None
+    for an open endpoint. A RayService's args lie in its manifest, so they hold no key, which the pods' environment does, and
+    instead of folders `runs`, which names them. Raises ResourceError when there is no key where one is needed.
     """
-    configs = [_config(Model(**model), args) for model in args["models"]]
+    if "key" not in args and not os.environ.get(KEY):
+        raise ResourceError(f"this endpoint is open to other machines and has no key; set {KEY} in its pods")
+    args = {"key": os.environ.get(KEY), **args}
+    models = [Model(**{"folder": newest(args["runs"], m["name"])} | m if "runs" in args else m) for m in args["models"]]
+    configs = [_config(model, args) for model in models]
     app = _fastapi(args)
     ingress = make_fastapi_ingress(OpenAiIngress, endpoint_map=ROUTES, app=app)
     options = {
@@ -104,9 +120,9 @@ _DOCS = frozenset({"/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect"})
 
 
 def _config(model: Model, args: dict[str, Any]) -> LLMConfig:
-    arguments = engine.arguments(model.folder, model.engine)
+    cpu = not args["on_gpu"]
+    arguments = engine.arguments(model.folder, model.engine, not cpu)
     del arguments["model"]
-    cpu = not engine.has_gpu()
     return LLMConfig(
         model_loading_config={"model_id": model.name, "model_source": model.folder},
         engine_kwargs=arguments,

@@ -14,6 +14,8 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+KEY = "RAYSTILL_API_KEY"
+"""Environment variable that holds the endpoint's bearer key."""
 MOST = {"n": 8, "best_of": 8, "logprobs": 20, "top_logprobs": 20, "prompt_logprobs": 0}
 """Largest value of request fields whose cost grows with them."""
 MOST_LISTED = {"stop": 16, "stop_token_ids": 64, "bad_words": 64, "logit_bias": 300, "tools": 128}

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from raystill import filters, plugins, recipe, storage, tasks
+from raystill import filters, plugins, reading, recipe, storage, tasks
 from raystill.artifacts import File, Outcome, Table, decode, describe, write_part
 from raystill.context import Context
 from raystill.errors import DataError, Interrupted, StageError
@@ -26,13 +26,14 @@ Key = tuple[str, str, int]
 _BLANK = Generation("", None, [], None, "", "", "", None, "{}")
 
 
-def curate(curate: recipe.Curate, task: str, generations: Mapping[str, Table], context: Context) -> Outcome:
+def curate(curate: recipe.Curate, task: recipe.Task, generations: Mapping[str, Table], context: Context) -> Outcome:
     """Examples from each teacher's generations, in the same parts. Raises DataError when nothing is left to train on.
 
     Failed generations are dropped first, then each filter sees what the ones before it kept.
     """
-    judge: tasks.Task = plugins.load(task, tasks.KINDS, "task")(references(generations.values()))
-    rules = Rules(curate.max_tokens, judge.check, judge.parse)
+    judge = tasks.load(task, references(generations.values()))
+    rules = Rules(curate.max_tokens, tasks.keeps(task, judge), judge.parse)
+    cut = tasks.reasons(task) and not curate.reasoning
     passes = _passes([plugins.load(name, filters.KINDS, "filter") for name in curate.filters])
     parts = [(name, table, part) for name, table in generations.items() for part in table.parts(*SPLITS)]
     context.progress.start(context.label, len(parts) * len(passes), "parts")
@@ -52,9 +53,8 @@ def curate(curate: recipe.Curate, task: str, generations: Mapping[str, Table], c
             if over_set is not None:
                 gathered += [_only(row, filters.columns_of(over_set) or ()) for row in kept]
             elif kept:
-                files.append(
-                    write_part(context.url, kept[0].split, Example, [example(row, curate.reasoning) for row in kept])
-                )
+                examples = [example(row, curate.reasoning, cut) for row in kept]
+                files.append(write_part(context.url, kept[0].split, Example, examples))
             context.progress.advance(1)
             if context.stopping.is_set():
                 raise Interrupted("stopped while curating; run the same command to start this stage again")
@@ -74,13 +74,15 @@ def references(tables: Iterable[Table]) -> set[str]:
     return {r for table in tables for r in table.column("reference", *SPLITS) if r is not None}
 
 
-def example(row: Generation, reasoning: bool) -> Example:
+def example(row: Generation, reasoning: bool, cut: bool = False) -> Example:
     """A generation as what the student learns from: loss on the answer alone, not on earlier turns.
 
-    Without its reasoning an answer has no token ids: those that the teacher wrote hold both.
+    `cut` takes away the reasoning that stands before an answer's mark. Without its reasoning an answer has no token ids:
+    those that the teacher wrote hold both.
     """
     thought = row.reasoning if reasoning else None
-    answer = Message("assistant", row.text, reasoning=thought, tool_calls=row.tool_calls)
+    text = reading.answer(row.text) if cut else row.text
+    answer = Message("assistant", text, reasoning=thought, tool_calls=row.tool_calls)
     return Example(
         id=row.id,
         teacher=row.teacher,
@@ -89,7 +91,7 @@ def example(row: Generation, reasoning: bool) -> Example:
         messages=[*row.messages, answer],
         tools=row.tools,
         loss_turns=[len(row.messages)],
-        completion_ids=row.completion_ids if thought == row.reasoning else Ids([]),
+        completion_ids=row.completion_ids if thought == row.reasoning and text == row.text else Ids([]),
     )
 
 

@@ -68,7 +68,7 @@ def generate(
             counts = _sum(counts, there.counts)
             _advance(context, there, reused=there.counts["rows"])
     if todo and model is not None:
-        _refuse_long(teacher, model.folder(), prompts, context.max_error_rate)
+        _refuse_long(teacher, model.papers(), prompts, context.max_error_rate)
     paid = max(counts["cost"], before.counts.get("cost", 0.0) if before else 0.0)
     try:
         for done in _answers(teacher, model, todo, budget, paid, context):
@@ -91,7 +91,7 @@ def generate(
     named = teacher.endpoint.model if teacher.endpoint else teacher.model or teacher.recipe or teacher.kind
     facts = {"teacher": named, "kind": teacher.kind}
     if model is not None:
-        facts["tokenizer"] = chat.tokenizer_fingerprint(model.folder())
+        facts["tokenizer"] = chat.tokenizer_fingerprint(model.papers())
     files.sort(key=lambda f: f.path)
     return Outcome("generations", files, Generation.SCHEMA, counts, facts)
 

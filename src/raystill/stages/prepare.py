@@ -7,6 +7,7 @@ messages are the data's own. Prompts are held in memory once, until they are wri
 """
 
 import bisect
+import collections
 import dataclasses
 import datetime
 import decimal
@@ -100,6 +101,17 @@ def check_columns(data: Data) -> None:
         for path in [given] if isinstance(given, str) else given:
             if _is_here(path):
                 _mapped(data, itertools.islice(sources.read(path, split, data.max_row_bytes), FIRST_ROWS))
+
+
+def first_prompts(data: Data) -> list[Prompt]:
+    """The prompts of the first rows of local files, as `prepare` makes them. Raises as `check_columns` does."""
+    intake = _Intake(data, "")
+    for split in reversed(SPLITS):
+        given = getattr(data, split) or []
+        for path in [given] if isinstance(given, str) else given:
+            if _is_here(path):
+                collections.deque(intake.take(split, path, FIRST_ROWS), maxlen=0)
+    return [prompt for split in SPLITS for prompt in intake.prompts[split]]
 
 
 def _is_here(path: str) -> bool:
@@ -211,9 +223,9 @@ class _Intake:
         self.seen: dict[str, tuple[bytes, Split]] = {}
         self.read = self.duplicates = self.leaks = 0
 
-    def take(self, group: Split, paths: str | list[str]) -> Iterator[tuple[int, int]]:
+    def take(self, group: Split, paths: str | list[str], most: int | None = None) -> Iterator[tuple[int, int]]:
         """Read the files given for one split; yields, every REPORT_EVERY rows, how many were read and rejected."""
-        rows = sources.read(paths, group, self.data.max_row_bytes)
+        rows = itertools.islice(sources.read(paths, group, self.data.max_row_bytes), most)
         first = list(itertools.islice(rows, FIRST_ROWS))
         mapping = _mapped(self.data, first)
         rejected = self.rejected[group]

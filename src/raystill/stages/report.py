@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from raystill import plugins, storage, tasks
+from raystill import storage, tasks
 from raystill.artifacts import Artifact, Checkpoint, Table
 from raystill.metrics.compare import Comparison, compare
 from raystill.provenance import provenance
@@ -91,9 +91,9 @@ def gather(recipe: Recipe, made: Line) -> Findings:
 
 def _compared(recipe: Recipe, made: Line, prompts: list[Prompt], answers: Mapping[str, list[Answer]]) -> Comparison:
     references = set(made.prompts.column("reference", "train", "validation")) - {None}
-    task = plugins.load(recipe.task, tasks.KINDS, "task")(references)
+    task = tasks.load(recipe.task, references)
     baselines = {n: "baseline" if recipe.student else f"{n}-baseline" for n in recipe.all_students()}
-    return compare(task, recipe.task, prompts, answers, baselines, recipe.evaluate.resamples)
+    return compare(task, recipe.task.kind, prompts, answers, baselines, recipe.evaluate.resamples)
 
 
 def _model(recipe: Recipe, name: str, model: Checkpoint, loads: Table | None) -> Model:

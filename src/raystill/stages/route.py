@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable
 
-from raystill import plugins, recipe, tasks
+from raystill import recipe, tasks
 from raystill.artifacts import Outcome, Table, decode, write_part
 from raystill.context import Context
 from raystill.errors import DataError
@@ -39,11 +39,11 @@ def by_column(route: recipe.ByColumn, name: str, prompts: Table, context: Contex
     return outcome
 
 
-def failed(task: str, prompts: Table, before: Table, context: Context) -> Outcome:
+def failed(task: recipe.Task, prompts: Table, before: Table, context: Context) -> Outcome:
     """The prompts of which none of the answers before is one that the task's check would keep."""
     references = {r for r in before.column("reference", *SPLITS) if r is not None}
-    judge: tasks.Task = plugins.load(task, tasks.KINDS, "task")(references)
-    good = {g.id for g in before.rows(Generation, *SPLITS) if not g.error and g.text and judge.check(g, g.text) is None}
+    check = tasks.keeps(task, tasks.load(task, references))
+    good = {g.id for g in before.rows(Generation, *SPLITS) if not g.error and g.text and check(g, g.text) is None}
     return _chosen(prompts, lambda prompt: prompt.id not in good, context)
 
 

@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raystill import engine, recipe
-from raystill.artifacts import Checkpoint
+from raystill import engine, recipe, storage
+from raystill.artifacts import COMMIT, Checkpoint
 from raystill.context import Context
 from raystill.errors import Interrupted, RecipeError, ResourceError, StageError
-from raystill.session import need
+from raystill.serving.guard import KEY
+from raystill.session import need, nodes
 
 APP = "raystill"
-KEY = "RAYSTILL_API_KEY"
-"""Environment variable that holds the endpoint's bearer key."""
 POLL_S = 0.2
 """Time between two looks at replicas that start."""
 
@@ -38,7 +37,7 @@ class Endpoint:
 
         asked = {name: server_handle(name, APP).peak_memory_bytes.remote() for name in self.models}
         return {
-            name: {"weights_bytes": weights_bytes(self.models[name]), "peak_memory_bytes": asked[name].result()}
+            name: {"weights_bytes": self.models[name].weights_bytes(), "peak_memory_bytes": asked[name].result()}
             for name in self.models
         }
 
@@ -65,7 +64,9 @@ def serve(
     engine.refuse_unknown(config.engine, "serve.engine")
     bound = _port(config.host, config.port if port is None else port)
     engines = {name: {**config.engine, **own.get(name, {})} for name in models}
-    gpus = [engine.gpus(asked) for asked in engines.values()]
+    there = nodes()
+    on_gpu = any(node.get("GPU") for node in there)
+    gpus = [engine.gpus(asked, on_gpu) for asked in engines.values()]
     need(f"serve ({len(models)} models of 1 CPU and {', '.join(map(str, gpus))} GPUs)", len(models), sum(gpus))
 
     # Imported here: with Ray Serve LLM it takes seconds, and plan imports this module.
@@ -74,7 +75,8 @@ def serve(
     from raystill.serving.app import build
 
     args = {
-        "models": [{"name": n, "folder": _folder(m), "engine": engines[n]} for n, m in models.items()],
+        "models": [hosted(n, m, engines[n], len(there) > 1) for n, m in models.items()],
+        "on_gpu": on_gpu,
         "key": key,
         "cpus": os.cpu_count() or 1,
         "max_ongoing": config.max_ongoing,
@@ -137,15 +139,18 @@ def usage(endpoint: Endpoint, model: str) -> str:
     )
 
 
-def weights_bytes(model: Checkpoint) -> int:
-    """Bytes of a local model folder's safetensors; 0 for what is not local."""
-    folder = Path(model.folder())
-    return sum(p.stat().st_size for p in folder.glob("*.safetensors")) if folder.is_dir() else 0
-
-
-def _folder(model: Checkpoint) -> str:
+def hosted(name: str, model: Checkpoint, asked: Mapping[str, Any], elsewhere: bool) -> dict[str, Any]:
+    """A model as the application takes it. `elsewhere` its replica may start on a node that has no copy of a remote model:
+    Ray Serve LLM then fetches the s3:// folder, or the hub's commit, where it starts."""
+    place = model.place()
+    if elsewhere and storage.is_s3(place):
+        return {"name": name, "folder": place, "engine": dict(asked)}
+    if elsewhere and not Path(place).is_dir() and COMMIT.fullmatch(model.fingerprint):
+        pinned = {"revision": model.fingerprint, "tokenizer_revision": model.fingerprint}
+        return {"name": name, "folder": place, "engine": {**asked, **pinned}}
     folder = model.folder()
-    return str(Path(folder).absolute()) if Path(folder).is_dir() else folder
+    absolute = str(Path(folder).absolute()) if Path(folder).is_dir() else folder
+    return {"name": name, "folder": absolute, "engine": dict(asked)}
 
 
 def _refuse_open(host: str, key: str | None) -> None:

@@ -8,26 +8,40 @@ r"""conversation: free text. What makes it right can be said row by row, in colu
 `must_include` (it may be empty) switches this on; without it the others are the data's own business, since "style" may
 mean anything there. Then accuracy is 1 when all of it holds. Facts are matched whole: "482" is not found in "4821", nor
 "rug" in "drug". Without `must_include`, accuracy is equality with the reference but for whitespace; without a
-reference either, there is no accuracy.
+reference either, there is no accuracy. With `data: {turns: each}` every turn is a row, so accuracy is success by turn;
+the report then adds the share of conversations in which every turn is right. `refusals` counts answers that open by
+declining, in English.
 
 Patterns come from data, so they are bounded: at most 500 characters, tried on answers of at most 8,000 (a longer one is
 at fault), each for at most one second. `.` matches line ends too.
 """
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 import regex
 
+from raystill import reading, recipe
 from raystill.errors import DataError
+from raystill.metrics import Sums
+from raystill.metrics.bleu import bleu
+from raystill.metrics.exact_match import exact_match
+from raystill.metrics.rouge import rouge_l
 from raystill.records import Prompt
 
 PATTERN_CHARS = 500
 ANSWER_CHARS = 8000
 PATTERN_TIMEOUT_S = 1.0
+REFUSAL = regex.compile(
+    r"\b(?:i|we)(?:'m| am| are)? (?:can'?t|can ?not|won'?t|will not|unable to|not able to|must decline to)(?: \w+)? "
+    r"(?:help|assist|provide|answer|comply|do that|fulfil|create|write|discuss|continue|engage|generate)",
+    regex.IGNORECASE,
+)
+OPENING_CHARS = 200
+"""How far into an answer a refusal begins."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +57,16 @@ class Facts:
 class Conversation:
     """Judges answers by the row's facts, or by its reference."""
 
-    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "exact_match", "bleu", "rouge_l")
-
-    def __init__(self, references: Collection[str]) -> None:
+    def __init__(self, references: Collection[str], task: recipe.Task) -> None:
         """Free text has no label set, so the references are not needed."""
 
     def parse(self, text: str) -> str | None:
         """The text, whitespace normalised."""
-        return " ".join(text.split())
+        return reading.words(text)
+
+    def wanted(self, reference: str) -> str | None:
+        """The same of the reference."""
+        return reading.words(reference)
 
     def check(self, prompt: Prompt, text: str) -> str | None:
         """The first fault by the row's facts. Raises DataError when the row's columns are not as this file says."""
@@ -58,13 +74,22 @@ class Conversation:
         return fault(prompt, facts, text) if facts else None
 
     def score(self, prompt: Prompt, text: str) -> dict[str, float]:
-        """accuracy by the row's facts, else by its reference. Raises DataError as `check` does."""
+        """refusals, and accuracy by the row's facts, else by its reference. Raises DataError as `check` does."""
+        refusals = {"refusals": float(REFUSAL.search(text[:OPENING_CHARS].replace("\u2019", "'")) is not None)}
         facts = facts_of(prompt)
         if facts:
-            return {"accuracy": float(fault(prompt, facts, text) is None)}
+            return {"accuracy": float(fault(prompt, facts, text) is None), **refusals}
         if prompt.reference is None:
-            return {}
-        return {"accuracy": float(self.parse(text) == self.parse(prompt.reference))}
+            return refusals
+        return {"accuracy": float(self.parse(text) == self.parse(prompt.reference)), **refusals}
+
+    def measure(self, texts: Sequence[str], references: Sequence[str]) -> dict[str, Sums]:
+        """How near the words are to the reference's."""
+        return {
+            "exact_match": exact_match(texts, references),
+            "bleu": bleu(texts, references),
+            "rouge_l": rouge_l(texts, references),
+        }
 
 
 def facts_of(prompt: Prompt) -> Facts | None:

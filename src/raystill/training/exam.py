@@ -8,8 +8,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from raystill import chat, plugins
-from raystill.metrics import LABELS, TEXT
+from raystill import chat
 from raystill.records import Prompt
 from raystill.tasks import Task
 
@@ -49,13 +48,11 @@ def mark(exam: Exam, student: Any, folder: str, sharded: bool) -> float:
 
 
 def judge(exam: Exam, answers: Sequence[str]) -> float:
-    """The metric: the mean of the task's own values, or one over texts or labels."""
-    if exam.metric in TEXT or exam.metric in LABELS:
-        parsed = answers if exam.metric in TEXT else [exam.task.parse(text) or "" for text in answers]
-        references = [prompt.reference or "" for prompt in exam.prompts]
-        return float(plugins.load(exam.metric, TEXT | LABELS, "metric")(parsed, references).point())
+    """The metric: the mean of the task's own values, or one against references."""
     values = [exam.task.score(prompt, text) for prompt, text in zip(exam.prompts, answers, strict=True)]
-    return float(np.mean([value[exam.metric] for value in values]))
+    if all(exam.metric in value for value in values):
+        return float(np.mean([value[exam.metric] for value in values]))
+    return exam.task.measure(answers, [prompt.reference or "" for prompt in exam.prompts])[exam.metric].point()
 
 
 def _answers(exam: Exam, student: Any, tokenizer: Any, prompts: Sequence[Prompt], sharded: bool) -> list[str]:

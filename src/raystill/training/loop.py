@@ -20,10 +20,12 @@ from raystill.artifacts import Checkpoint
 from raystill.errors import RaystillError, StageError
 from raystill.training import adapters, batches, checkpoints, early, export, kernels, layouts, loading, optimizers, zero
 from raystill.training.batches import Corpus, Micro
+from raystill.training.beside import Beside
 from raystill.training.checkpoints import Layout, Saved
 from raystill.training.exam import Exam, mark
 from raystill.training.learner import Learner
-from raystill.training.objective import Objective, objective
+from raystill.training.matching import Matching
+from raystill.training.objective import objective
 from raystill.training.saving import Saver
 
 CHECKPOINTS = "work/checkpoints"
@@ -50,6 +52,8 @@ class Job:
     """Handle of the Board actor."""
     exam: Exam | None = None
     """What the student is judged by, where that is not its validation loss."""
+    live: Checkpoint | None = None
+    """The teacher that runs beside the student."""
     watch_text: bool = False
     """Whether the validation text's cross-entropy is noted too, whatever is minimised."""
 
@@ -149,7 +153,7 @@ def start(job: Job) -> Worker:
     device = torch.device("cuda", torch.cuda.current_device()) if job.gpu else torch.device("cpu")
     model, parameters = loading.student(job.student.folder(), job.train, job.compute, device)
     corpora = batches.fetch(storage.join(job.url, "work", job.attempt))
-    learner = Learner(model, objective(job.train.loss, job.temperature))
+    learner = Learner(model, objective(job.train.loss, job.temperature), *beside(job, model, corpora["train"], device))
     learner.look(shortest(corpora["train"], job.train.packing, model.device))
     if job.gpu:
         kernels.fit(model)
@@ -157,8 +161,19 @@ def start(job: Job) -> Worker:
         loading.compile_layers(model)
     workers = dist.get_world_size()
     settings = zero.settings(job.compute.zero, job.train.clip, workers, parameters, job.gpu, job.train.deepspeed)
-    engine, *_ = deepspeed.initialize(model=learner, optimizer=optimizers.build(model, job.train), config=settings)
+    engine, *_ = deepspeed.initialize(model=learner, optimizer=optimizers.build(learner, job.train), config=settings)
     return Worker(job, engine, parameters, corpora, device, dist.get_rank(), workers)
+
+
+def beside(job: Job, student: Any, corpus: Corpus, device: torch.device) -> tuple[Beside | None, Matching | None]:
+    """The live teacher, if there is one, and what of its layers the student matches."""
+    view = shortest(corpus, job.train.packing, device).view
+    if job.live is None or view is None:
+        return None, None
+    teacher, loss = Beside(job.live.folder(), device, view), job.train.loss
+    if not (loss.layers or loss.attention):
+        return teacher, None
+    return teacher, Matching(loss, *(model.config.get_text_config() for model in (student, teacher.model)))
 
 
 def shortest(corpus: Corpus, packing: bool, device: torch.device) -> Micro:
@@ -245,11 +260,11 @@ def validate(worker: Worker) -> float | None:
 def text_loss(worker: Worker) -> float | None:
     """Mean cross-entropy of the validation text, whatever the loss is; None without validation examples."""
     learner = worker.engine.module
-    minimised, learner.objective = learner.objective, Objective()
+    learner.text_only = True
     try:
         return validate(worker)
     finally:
-        learner.objective = minimised
+        learner.text_only = False
 
 
 def examine(worker: Worker, exam: Exam) -> float:

@@ -1,0 +1,63 @@
+"""Where a model is read from: here, or where its replica starts. And what a RayService hosts."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from raystill import artifacts, storage
+from raystill.artifacts import Checkpoint, Manifest
+from raystill.errors import ResourceError
+from raystill.serving import guard
+from raystill.stages import serve
+
+COMMIT = "c" * 40
+
+
+def model(url: str, folder: str) -> Checkpoint:
+    """What train makes: a manifest that names its attempt's folder."""
+    manifest = Manifest("model", 1, "train", 1, "f" * 12, {}, {}, [], {}, {"folder": folder}, {})
+    return artifacts.commit(Checkpoint, url, manifest)
+
+
+def test_on_one_node_a_model_is_a_folder_of_this_machine(tmp_path: Path) -> None:
+    made = model(str(tmp_path / "made"), "attempt")
+    (tmp_path / "made" / "attempt").mkdir()
+    for elsewhere in (False, True):
+        hosted = serve.hosted("student", made, {"max_model_len": 64}, elsewhere)
+        expected = {"name": "student", "folder": str(tmp_path / "made" / "attempt"), "engine": {"max_model_len": 64}}
+        assert hosted == expected
+
+
+def test_on_several_nodes_a_remote_model_is_fetched_where_it_starts(s3: str) -> None:
+    made = model(storage.join(s3, "train", "f" * 12), "attempt")
+    hosted = serve.hosted("student", made, {}, elsewhere=True)
+    assert hosted["folder"] == storage.join(s3, "train", "f" * 12, "attempt")
+
+
+def test_on_several_nodes_a_hubs_model_stays_at_its_commit() -> None:
+    hosted = serve.hosted("teacher", Checkpoint("org/model", COMMIT), {"dtype": "auto"}, elsewhere=True)
+    assert hosted["folder"] == "org/model"
+    assert hosted["engine"] == {"dtype": "auto", "revision": COMMIT, "tokenizer_revision": COMMIT}
+
+
+@pytest.mark.slow
+def test_a_service_hosts_what_the_last_run_made_and_only_with_a_key(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from raystill.serving import app
+
+    made = model(str(tmp_path / "made"), "attempt")
+    (tmp_path / "made" / "attempt").symlink_to(tiny_model)
+    runs = tmp_path / "n.json"
+    runs.write_text(json.dumps({"student": made.url, "baseline": str(tiny_model)}))
+    assert app.newest(str(runs), "student") == str(tmp_path / "made" / "attempt")
+    assert app.newest(str(runs), "baseline") == str(tiny_model)
+    bounds = {"max_ongoing": 4, "max_queued": 4, "max_body_bytes": 4096, "max_tokens": 64}
+    args = {"runs": str(runs), "models": [{"name": "student", "engine": {}}], "on_gpu": False, "cpus": 1, **bounds}
+    monkeypatch.delenv(guard.KEY, raising=False)
+    with pytest.raises(ResourceError, match=guard.KEY):
+        app.build(args)
+    monkeypatch.setenv(guard.KEY, "k")
+    assert app.build(args) is not None
+    assert "key" not in args
