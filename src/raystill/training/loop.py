@@ -67,6 +67,8 @@ class Job:
     """What the student is judged by, where that is not its validation loss."""
     live: Checkpoint | None = None
     """The teacher that runs beside the student."""
+    watch_text: bool = False
+    """Whether the validation text's cross-entropy is noted too, whatever is minimised."""
 
 
 @dataclass
@@ -116,6 +118,7 @@ def fit(job: Job) -> None:
         if ended:
             break
         at = batches.batch(len(corpus), train.epochs, train.batch_size, train.seed, step)
+        watched = {"text_loss_before": text_loss(worker)} if job.watch_text and step == 0 else {}
         rate = learning_rate(train, step, total)
         started = time.perf_counter()
         value, norm, stop = one_step(worker, at, step, rate, stop=asked)
@@ -132,9 +135,11 @@ def fit(job: Job) -> None:
         row |= {"applied": norm is not None, "gradient_norm": norm, "resumed": 0 < step == resumed}
         row |= read if norm is not None else dict.fromkeys(read)
         validated = step + 1 in validate_at
-        row |= {"validation_loss": validate(worker) if validated else None}
+        row |= {"validation_loss": validate(worker) if validated else None} | watched
         if job.exam:
             row[job.exam.metric] = examine(worker, job.exam) if validated else None
+        if job.watch_text and validated:
+            row["text_loss"] = text_loss(worker)
         row |= {"learning_rate": rate, "tokens": tokens, "elapsed_s": round(time.perf_counter() - began, 3)}
         curve.append(row)
         ended = early.over(curve, train.early_stopping) if validated else None
@@ -279,6 +284,16 @@ def validate(worker: Worker) -> float | None:
     worker.engine.train()
     dist.all_reduce(total)
     return float(total) / batches.supervised(corpus, range(len(corpus)))
+
+
+def text_loss(worker: Worker) -> float | None:
+    """Mean cross-entropy of the validation text, whatever the loss is; None without validation examples."""
+    learner = worker.engine.module
+    learner.text_only = True
+    try:
+        return validate(worker)
+    finally:
+        learner.text_only = False
 
 
 def examine(worker: Worker, exam: Exam) -> float:
