@@ -136,9 +136,164 @@ def test_a_loss_is_held_against_the_targets_to_be_scored(tmp_path: Path) -> None
     assert "tokenizer" not in found
     tokens["added_tokens"][0]["id"] = 3  # type: ignore[index]
     (teacher / "tokenizer.json").write_text(json.dumps(tokens))
-    path = recipe(tmp_path, **given, train="{loss: {kind: forward_kl}}")
-    assert "has another tokenizer; take a student" in problems(planning.plan(path).problems).replace("\n    ", "; ")
+    assert not planning.plan(recipe(tmp_path, **given, train="{loss: {kind: forward_kl}}")).problems
+    path = recipe(tmp_path, teacher=given["teacher"], train="{teacher: live, loss: {kind: forward_kl}}")
+    assert "has another tokenizer than" in problems(planning.plan(path).problems)
     assert not planning.plan(recipe(tmp_path, **given)).problems
+
+
+ON_POLICY = {"teacher": "{model: MODEL}", "score": "{k: 5}", "train": "{loss: {kind: reverse_kl}}", "rounds": "1"}
+
+
+def planned(folder: Path, **lines: str) -> planning.Plan:
+    return planning.plan(recipe(folder, **{k: v.replace("MODEL", str(folder / "model")) for k, v in lines.items()}))
+
+
+def test_rounds_follow_the_same_line_as_without_them(tmp_path: Path) -> None:
+    offline = planned(tmp_path, **ON_POLICY | {"rounds": "0"})
+    made = planned(tmp_path, **ON_POLICY | {"rounds": "2", "on_policy": "{lambda: 0.5}"})
+    assert not made.problems
+    steps = {s.label: s.fingerprint for s in made.steps}
+    stages = ("route", "generate", "curate", "mix", "score", "train")
+    rounds = [f"{stage} student round {n}" for n in (1, 2) for stage in stages]
+    assert [label for label in steps if "round" in label] == rounds
+    assert len({steps[label] for label in rounds}) == len(rounds)
+    before = {s.label: s.fingerprint for s in offline.steps if s.label.split()[0] not in ("answer", "measure")}
+    assert before.items() <= steps.items()
+
+
+def test_a_student_may_have_its_own_number_of_rounds(tmp_path: Path) -> None:
+    two = f"{{first: {{model: {tmp_path / 'model'}, rounds: 0}}, second: {{model: {tmp_path / 'model'}}}}}"
+    path = recipe(tmp_path, **{k: v.replace("MODEL", str(tmp_path / "model")) for k, v in ON_POLICY.items()})
+    lines = [
+        f"students: {two}" if line.startswith("student:") else line for line in Path(path).read_text().splitlines()
+    ]
+    Path(path).write_text("\n".join(lines))
+    made = planning.plan(path)
+    assert not made.problems
+    steps = {s.label: s.fingerprint for s in made.steps}
+    assert steps["train first"] == steps["train second"]
+    assert [label for label in steps if "round" in label][-1] == "train second round 1"
+    assert steps["answer first"] != steps["answer second"]
+
+
+def test_only_the_rounds_text_is_scored_where_the_first_training_is_on_text(tmp_path: Path) -> None:
+    changed = {"train": "{epochs: 1}", "on_policy": "{train: {loss: {kind: reverse_kl}}}"}
+    labels = [s.label for s in planned(tmp_path, **ON_POLICY | changed).steps]
+    assert "score student round 1" in labels and "score" not in labels
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ({"teacher": "{kind: reference}"}, "a 'reference' teacher has no weights here"),
+        ({"score": "null"}, "there is no 'score'"),
+        ({"train": "{}"}, "cross_entropy in a round would teach the student its own text"),
+        ({"train": "{loss: {kind: forward_kl, alpha: 0.5}}"}, "alpha 0.5 in a round gives the student's own text"),
+        ({"score": "{support: sampled}"}, "draws tell only which tokens the teacher likes"),
+        ({"on_policy": "{train: {epochs: -1}}"}, "train.epochs"),
+        ({"on_policy": "{engine: {seed: 1}}"}, "on_policy.engine.seed is set by raystill"),
+        ({"on_policy": "{lambda: 0}"}, "on_policy.lambda"),
+        ({"on_policy": "{lamda: 0.5}"}, "did you mean 'lambda'?"),
+    ],
+)
+def test_rounds_that_cannot_be_are_refused(tmp_path: Path, lines: dict[str, str], says: str) -> None:
+    found = planned(tmp_path, **ON_POLICY | lines).problems
+    assert says in problems(found)
+    assert all(problem.fix for problem in found)
+
+
+@pytest.mark.parametrize(
+    ("tune", "says"),
+    [
+        ("{}", "names nothing to search"),
+        ("{learning_rat: [1]}", "did you mean 'learning_rate'?"),
+        ("{learning_rate: {min: 1, max: 1}}", "the range from 1 to 1 is empty"),
+        ("{learning_rate: []}", "at least 1 item"),
+        ("{learning_rate: [-1]}", "learning_rate -1"),
+        ("{alpha: {min: 0.5, max: 2}}", "alpha 2"),
+        ("{beta: [0.5]}", "beta says nothing to kind: reverse_kl"),
+        ("{k: [0, 5]}", "k 0"),
+        ("{k: [5], student: bob}", "no student is called 'bob'"),
+    ],
+)
+def test_a_search_over_what_cannot_be_is_refused(tmp_path: Path, tune: str, says: str) -> None:
+    found = planned(tmp_path, **ON_POLICY | {"rounds": "0", "tune": tune}).problems
+    assert says in problems(found)
+    assert all(problem.fix for problem in found)
+
+
+def test_a_search_needs_something_to_go_by(tmp_path: Path) -> None:
+    data = f"{{train: {tmp_path / 'rows.jsonl'}, id: id, prompt: prompt, split: {{validation: 0}}}}"
+    lines = {"tune": "{k: [5]}", "data": data, "train": "{validations: 0}"}
+    found = problems(planned(tmp_path, **lines).problems)
+    assert "trials are compared by the validation text, and there is none" in found
+    assert "trials are compared at their validations, and there are none" in found
+    assert "k says nothing without soft targets" in found
+
+
+LIVE = "{{teacher: live, loss: {{{}}}}}"
+
+
+@pytest.mark.parametrize(
+    ("loss", "more", "says", "fix"),
+    [
+        ("kind: forward_kl", {"teacher": "{kind: reference}"}, "a 'reference' teacher has none", "teacher.model"),
+        ("kind: forward_kl", {"score": "{k: 20}"}, "nothing reads what score would store", "remove it"),
+        ("kind: cross_entropy", {}, "nothing asks the live teacher", "kind: forward_kl"),
+        ("layers: {map: [[0, 1], [1, 7]]}", {}, "map names layers [[1, 7]]", "map: uniform"),
+        ("attention: {map: [[2, 1]]}", {}, "the student has 0 to 1", "map: uniform"),
+        ("layers: {map: [[-1, 0]]}", {}, "greater than or equal to 0", ""),
+    ],
+)
+def test_what_a_live_teacher_cannot_do_is_found(
+    tmp_path: Path, loss: str, more: dict[str, str], says: str, fix: str
+) -> None:
+    teacher = {"teacher": f"{{kind: transformers, model: {tmp_path / 'model'}}}"}
+    found = planning.plan(recipe(tmp_path, **teacher | more, train=LIVE.format(loss))).problems
+    assert says in problems(found)
+    assert fix in problems(found)
+
+
+def test_teachers_that_cannot_be_mixed_are_found(tmp_path: Path) -> None:
+    def plan(**changes: str) -> str:
+        path = recipe(tmp_path, **changes)
+        text = Path(path).read_text().replace("teacher: {kind: reference}", f"teachers: {{{teachers}}}")
+        Path(path).write_text(text)
+        return problems(planning.plan(path).problems)
+
+    for name, end in (("a", 2), ("b", 2), ("c", 3)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text('{"num_attention_heads": 4}')
+        tokens = {"model": {"vocab": {"x": 0, "y": 1}}, "added_tokens": [{"content": "<end>", "id": end}]}
+        (tmp_path / name / "tokenizer.json").write_text(json.dumps(tokens))
+    models = (f"{n}: {{kind: transformers, model: {tmp_path / n}}}" for n in "abc")
+    teachers = ", ".join([*models, "d: {kind: reference}"])
+    assert plan(score="{mixture: {a: 1, b: 2}}") == ""
+    assert "c has another tokenizer than a" in plan(score="{mixture: {a: 1, c: 1}}")
+    assert "a 'reference' teacher has none" in plan(score="{mixture: {a: 1, d: 1}}")
+    assert "names no teacher of this recipe: e" in plan(score="{mixture: {a: 1, e: 1}}")
+    assert "takes two teachers and more" in plan(score="{mixture: {a: 1}}")
+    assert "write kind: transformers" in plan(score="{kind: vllm, mixture: {a: 1, b: 1}}")
+    assert "greater than 0" in plan(score="{mixture: {a: 1, b: 0}}")
+
+
+def test_a_live_teacher_is_an_input_of_training_and_its_cost_is_said(tmp_path: Path) -> None:
+    teacher = {"teacher": f"{{kind: transformers, model: {tmp_path / 'model'}}}"}
+    asked = {"stored": "{}"} | {"live": LIVE.format("layers: {}, attention: {kind: maps}")}
+    made = {name: planning.plan(recipe(tmp_path, **teacher, train=train)) for name, train in asked.items()}
+    assert not made["live"].problems
+    assert not made["stored"].needs
+    assert (
+        "holds the whole teacher" in made["live"].needs[0] and "computed twice on both sides" in made["live"].needs[1]
+    )
+    labels = [step.label for step in made["live"].steps]
+    assert "score" not in labels and "train student" in labels
+    seen = planning.plan(
+        recipe(tmp_path, **{**teacher, "teacher": teacher["teacher"][:-1] + ", system: Brief.}"}, train=asked["live"])
+    )
+    trained = [next(s.fingerprint for s in m.steps if s.label == "train student") for m in (made["live"], seen)]
+    assert trained[0] != trained[1]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ import importlib.util
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from raystill import planning
 from raystill.recipe import Task
 from raystill.records import Message, Prompt
 from raystill.tasks.conversation import Conversation
@@ -108,3 +110,17 @@ def test_numbers_are_pieces_of_two_digits_and_text_survives_the_tokenizer(tmp_pa
         assert answer[-1] == tokenizer.eos_token_id
         assert tokenizer.decode(answer[:-1]) == row["reference"]
         assert len(answer) <= 32
+
+
+@pytest.mark.parametrize("job", ["demo-soft", "demo-layers"])
+def test_a_job_of_the_demo_is_planned(
+    job: str, tmp_path: Path, demo: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(SCRIPT.parent, tmp_path / "jobs")
+    monkeypatch.chdir(tmp_path)
+    demo.write(Path("data/demo"))
+    made = planning.plan(f"jobs/{job}.yaml")
+    assert not made.problems
+    labels = [step.label for step in made.steps]
+    assert ("score" in labels) == (job == "demo-soft")
+    assert labels.index("curate") < labels.index("train student", labels.index("curate"))

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,12 +15,16 @@ from raystill import storage
 from raystill.artifacts import Checkpoint, File, Manifest, Table, describe, write_part
 from raystill.recipe import Recipe
 from raystill.records import Answer, Example, Generation, Load, Message, Prompt
+from raystill.reporting import figures
 from raystill.reporting.table import next_steps, summary_table
 from raystill.stages.report import report
 
 HOSTILE = '<script>alert("1")</script><img src=x onerror=alert(2)>'
 ROWS = 20
 RIGHT = {"teacher": 18, "baseline": 1, "student": 17}
+NOTED = {"learning_rate": 1e-5, "gradient_norm": 2.5, "resumed": False, "tokens_per_s": 900.0, "memory_bytes": 3e9}
+MORE: list[dict[str, Any]] = [{}, NOTED | {"supervised_tokens_per_s": 300.0, "mfu": None, "tokens": 7}]
+"""A first row as an older version wrote it."""
 SECONDS = {"teacher": 0.8, "baseline": 0.2, "student": 0.2}
 
 
@@ -33,6 +38,8 @@ class Made:
     models: dict[str, Checkpoint]
     answers: dict[str, Table] = field(default_factory=dict)
     loads: dict[str, Table] = field(default_factory=dict)
+    targets: Table | None = None
+    rounds: dict[str, list[Any]] = field(default_factory=dict)
 
 
 def recipe(root: Path, **changes: Any) -> Recipe:
@@ -60,7 +67,10 @@ def table(root: Path, stage: str, files: list[File], counts: dict[str, Any]) -> 
 
 def model(root: Path, name: str, parameters: int) -> Checkpoint:
     curve = "".join(
-        json.dumps({"step": i, "loss": 4 / i, "applied": i != 3, "validation_loss": 4 / i if i == 5 else None}) + "\n"
+        json.dumps(
+            {"step": i, "loss": 4 / i, "applied": i != 3, "validation_loss": 4 / i if i == 5 else None} | MORE[i > 1]
+        )
+        + "\n"
         for i in range(1, 6)
     ).encode()
     url = f"{root}/train-{name}"
@@ -203,6 +213,36 @@ def test_the_numbers_are_plain_and_right(small: tuple[dict[str, Any], str, str])
     assert made["simulated"] is False
 
 
+def test_rounds_say_how_stale_cut_off_and_biased_they_were(tmp_path: Path) -> None:
+    made = line(tmp_path)
+    counts = {"rows": 8, "answers": 8, "truncated": 2, "output_tokens": 80, "errors": {}}
+    learner = Checkpoint(
+        "s", "s", manifest("train", [], {"steps": 5, "rejected": {}}, {"drift": 0.25, "validation_loss": 1.5})
+    )
+    for consistent in (1.0, 0.5):
+        of = SimpleNamespace(
+            rollouts=table(tmp_path, "generate", [], counts),
+            examples=table(tmp_path, "curate", [], {"kept": {}, "dropped": {}}),
+            targets=Table("t", "t", manifest("score", [], {"errors": {}}, {"consistent": consistent})),
+            learner=learner,
+        )
+        made.rounds["student"] = [of]
+        found, page, _ = written(report(recipe(tmp_path), made))
+        assert found["rounds"] == {
+            "student": [
+                {"answers": 8, "truncated": 0.25, "staleness_steps": 4, "drift": 0.25, "consistent": consistent,
+                 "validation_loss": 1.5}
+            ]
+        }  # fmt: skip
+        assert "On-policy rounds" in page and f"25.0{figures.THIN}%" in page
+        assert any("wrote only 50% of what student learnt first" in note for note in found["notes"]) == (consistent < 1)
+        # The student's own answers are none of its teacher's.
+        assert found["data"]["answers"] == found["teachers"]["teacher"]["answers"] == 7
+        assert [s["step"] for s in found["steps"] if "round" in s["step"]] == [
+            f"{stage} student round 1" for stage in ("generate", "curate", "score", "train")
+        ]
+
+
 def test_every_drop_is_counted_once(small: tuple[dict[str, Any], str, str]) -> None:
     dropped = small[0]["dropped"]
     assert dropped["prepare"] == {"no prompt": 2, "the same prompt twice": 1}
@@ -334,3 +374,16 @@ def test_a_teacher_behind_a_url_is_compared_by_its_answers_and_its_price(tmp_pat
     }  # fmt: skip
     assert made["teachers"]["local"]["answers"] == 7
     assert "What each teacher answered" in page
+
+
+def test_a_training_is_drawn_with_what_it_did_not_apply_and_how_fast_it_was(tmp_path: Path) -> None:
+    folder = Path(report(recipe(tmp_path), line(tmp_path)))
+    made = json.loads((folder / "report.json").read_text())["training"]["student"]
+    assert (made["steps"], made["steps_not_applied"], made["resumed_at"]) == (5, 1, [])
+    assert (made["tokens_per_s"], made["supervised_tokens_per_s"], made["mfu"]) == (900.0, 300.0, None)
+    assert made["memory_bytes"] == 3e9
+    page = (folder / "report.html").read_text()
+    assert "1 step not applied: no finite loss and gradient (3)" in page
+    assert "900 tokens per second, 300 of them learnt from (medians over steps). A worker held at most" in page
+    assert page.count('class="plot" role="img"') == 3
+    assert 'aria-label="Learning rate, up to 1e-5."' in page

@@ -41,10 +41,34 @@ class Made:
 
 @dataclass(frozen=True)
 class Point:
-    """One optimizer step of a training curve; a loss that was not finite or not applied is None."""
+    """One optimizer step of a training curve; a loss that was not finite or not applied is None, as is what was not noted."""
 
     step: int
     loss: float | None
+    validation_loss: float | None
+    learning_rate: float | None = None
+    gradient_norm: float | None = None
+    resumed: bool = False
+    """Whether it is the first one after a checkpoint."""
+    tokens_per_s: float | None = None
+    supervised_tokens_per_s: float | None = None
+    mfu: float | None = None
+    memory_bytes: float | None = None
+
+
+@dataclass(frozen=True)
+class Rolled:
+    """One on-policy round: how many answers the student wrote and how many were cut off, and how far it came from who wrote.
+
+    `steps` are the optimizer steps between the two at the end; `drift` as `stages.train` gives it; `consistent` is the share
+    of what it learnt first that the scoring teacher wrote.
+    """
+
+    answers: int
+    truncated: int
+    steps: int
+    drift: float | None
+    consistent: float
     validation_loss: float | None
 
 
@@ -69,5 +93,6 @@ class Findings:
     models: Sequence[Model]
     steps: Sequence[Made]
     curves: Mapping[str, Sequence[Point]]
+    rounds: Mapping[str, Sequence[Rolled]]
     said: Sequence[Said]
     provenance: Mapping[str, Any]

@@ -14,23 +14,32 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from raystill import chat, losses, models, plugins, recipe, session, storage, tasks
 from raystill.artifacts import Checkpoint, File, Outcome, Table, decode, describe
 from raystill.context import Context
-from raystill.errors import DataError, Interrupted, RecipeError, StageError
+from raystill.errors import DataError, Interrupted, ModelError, RecipeError, StageError
 from raystill.records import Example, Prompt
-from raystill.training import advice, fits, pairs, zero
+from raystill.teachers import tokens
+from raystill.training import advice, fits, layermap, pairs, zero
 
 if TYPE_CHECKING:
-    from raystill.training import board, exam, loop, soft
+    from raystill.training import board, exam, live, loop, soft
 
 VERSION = 1
 CURVE = "curve.jsonl"
-"""Rows of step, loss, applied, validation_loss, learning_rate, tokens, elapsed_s: what the report draws."""
+"""One row a step: loss, validation_loss, learning_rate, gradient_norm, applied, resumed, tokens, elapsed_s, and gauges."""
 POLL_S = 0.3
 """Time between two looks at the board."""
+
+
+@dataclass(frozen=True)
+class Live:
+    """A teacher that runs beside the student, and how it is shown the prompts."""
+
+    teacher: recipe.Teacher
+    model: Checkpoint
 
 
 class Tracker(Protocol):
@@ -50,9 +59,11 @@ class Counts:
     supervised: int = 0
     """Tokens of the kept examples that the student learns to write."""
     with_targets: int = 0
-    """Those of them that have soft targets."""
+    """Those of them of which the teacher says more than the text does."""
     raised_tails: int = 0
-    """Those of these whose stored tail was 0, and was read as `soft.LEAST_TAIL`."""
+    """Those of these whose stored tail was 0, and was read as `losses.LEAST_TAIL`."""
+    carried_mass: float = 1.0
+    """Mean share of the teacher's listed mass that stands for tokens of the student; below 1 with another tokenizer."""
 
 
 def train(
@@ -65,13 +76,21 @@ def train(
     context: Context,
     task: recipe.Task | None = None,
     prompts: Table | None = None,
+    beside: Live | None = None,
+    *,
+    own: str | None = None,
+    watch_text: bool = False,
+    k: int | None = None,
 ) -> Outcome:
-    """A trained student as an exported model folder, with its training curve.
+    """A trained student as an exported model folder, with its training curve. `beside` is train.teacher: live.
 
-    `task` and its `prompts` are asked for where early stopping goes by the student's own answers.
+    `task` and its `prompts` are asked for where early stopping goes by the student's own answers. Of
+    examples whose writer is called `own` (the student itself) only tokens with targets are learnt: it must not copy itself
+    where the teacher said nothing. With `watch_text`, and always with `own`, the curve also has `text_loss`. Top-k targets
+    are cut to `k`.
 
     Raises RecipeError for DeepSpeed keys that raystill owns, for a loss that these targets cannot give and for what the
-    student, the workers or the ZeRO stage cannot do, ModelError for targets in another tokenizer's ids, DataError when no
+    student, the workers or the ZeRO stage cannot do, ModelError for a live teacher with another tokenizer, DataError when no
     example can be learnt from, ResourceError when the cluster is too small, StageError when training fails, Interrupted after
     Ctrl-C (the same command resumes).
     """
@@ -81,7 +100,8 @@ def train(
         raise RecipeError("\n".join(owned))
     plugins.find(train.loss.kind, losses.KINDS, "loss")
     scored_at = targets.facts if targets else {}
-    if mistakes := pairs.mistakes(train.loss, scored_at.get("support"), scored_at.get("temperature")):
+    support, temperature = pairs.supply(train, scored_at.get("support"), scored_at.get("temperature"))
+    if mistakes := pairs.mistakes(train.loss, support, temperature, train.packing):
         raise RecipeError("\n".join(f"train.loss.{m.key}: {m.what}; {m.fix}" for m in mistakes))
     folder = student.folder()
     if train.lora:
@@ -91,9 +111,11 @@ def train(
     url = context.url if storage.is_s3(context.url) else str(Path(context.url).resolve())
     if Path(student.url).is_dir():
         student = replace(student, url=str(Path(student.url).resolve()))
+    if beside:
+        layermap.check(train.loss, *(models.config(m.papers()) or {} for m in (student, beside.model)))
     attempt = uuid.uuid4().hex[:12]
-    tokens = storage.join(url, "work", attempt)
-    counts = _tokenise(train, system, examples, targets, student, tokens, context.scratch)
+    work = storage.join(url, "work", attempt)
+    counts = _tokenise(train, system, examples, targets, beside, student, work, own, k, context.scratch)
     if not counts.train:
         why = ", ".join(f"{n} {reason}" for reason, n in counts.rejected.items()) or "there are none"
         raise DataError(
@@ -103,17 +125,25 @@ def train(
     if targets and not counts.with_targets:
         raise DataError(
             f"none of the {counts.supervised} tokens to learn has soft targets: the teacher scored none of these answers, or "
-            "wrote them in other tokens; look at the counts of `score`, or take train.loss.kind: cross_entropy"
+            "its tokenizer cuts text nowhere as the student's does; look at the counts of `score`, or take "
+            "train.loss.kind: cross_entropy, which learns from text"
+        )
+    if beside and not counts.with_targets:
+        raise DataError(
+            f"the live teacher can be shown none of the {counts.supervised} tokens to learn: no example fits its context; "
+            "shorten teacher.system or teacher.examples, or take a teacher with a longer context"
         )
     if train.early_stopping and not counts.validation:
         raise DataError(
             "train.early_stopping needs validation examples, and curate left none; raise data.split.validation, or remove it"
         )
     exam = _exam(train, task, prompts, system, student) if task and prompts else None
+    teacher = beside.model if beside else None
+    watched = watch_text or own is not None
     outcome = _fit(
-        train, scored_at.get("temperature", 1.0), student, url, attempt, counts.train, exam, trackers, context
+        train, temperature or 1.0, student, teacher, url, attempt, counts.train, exam, watched, trackers, context
     )
-    checkpoints.discard(tokens)
+    checkpoints.discard(work)
     exported = outcome.exported
     if exported is None:
         raise Interrupted(f"training stopped after step {outcome.stopped_at}; the same command goes on from there")
@@ -126,8 +156,19 @@ def train(
         kind="model",
         files=[*exported.files, replace(curve, path=f"{exported.folder}/{CURVE}")],
         counts=asdict(counts) | {"steps": last["step"], "tokens": last["tokens"]},
-        facts=exported.facts | {"loss": taken[-1]["loss"], "validation_loss": validations[-1] if validations else None},
+        facts=exported.facts
+        | {"loss": taken[-1]["loss"], "validation_loss": validations[-1] if validations else None}
+        | ({"drift": _drift(taken)} if own else {}),
     )
+
+
+def _drift(curve: Sequence[dict[str, Any]]) -> float | None:
+    """How much less likely the validation text became, in nats per token; None where there was none.
+
+    Of text that the student drew at temperature 1 this estimates KL(who wrote || who has learnt).
+    """
+    before, after = curve[0].get("text_loss_before"), curve[-1].get("text_loss")
+    return None if before is None or after is None else after - before
 
 
 def _tokenise(
@@ -135,26 +176,52 @@ def _tokenise(
     system: str | None,
     examples: Table,
     targets: Table | None,
+    beside: Live | None,
     student: Checkpoint,
-    tokens: str,
+    work: str,
+    own: str | None,
+    k: int | None,
     scratch: Path,
 ) -> Counts:
-    """Store the examples as token ids, and what the teacher thinks of them, for the workers; what was kept and dropped."""
-    from raystill.training import batches, soft
+    """Store the examples as token ids, and what the teacher thinks or is shown of them, for the workers; what was kept."""
+    from raystill.training import batches, crossed, live, soft
 
     counts = Counts()
     tokenizer = chat.load_tokenizer(student.papers())
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        with (Path(folder) / soft.FILE).open("wb") as file:
-            writer = None
-            if targets:
-                soft.check(targets, examples, chat.fingerprint(tokenizer))
-                writer = soft.Writer(file, targets.facts["support"], models.vocabulary(student.papers()))
-            batches.store(tokens, _encoded(train, system, examples, targets, tokenizer, writer, counts))
-            counts.raised_tails = writer.raised_tails if writer else 0
+        with (Path(folder) / (live.FILE if beside else soft.FILE)).open("wb") as file:
+            writer: live.Writer | soft.Writer | None = None
+            if beside:
+                writer = live.Writer(file, beside.teacher, beside.model.papers(), tokenizer)
+            elif targets:
+                soft.check(targets, examples)
+                if own and targets.facts["tokenizer"] != chat.fingerprint(tokenizer):
+                    raise ModelError(
+                        "in an on-policy round the student's own tokens are scored, and the teacher has others; take a student "
+                        "with the teacher's tokenizer, or rounds: 0"
+                    )
+                writer = _writer(file, targets, tokenizer, models.vocabulary(student.papers()), k)
+            batches.store(work, _encoded(train, system, examples, targets, tokenizer, writer, own, counts))
+        if writer:
+            vars(counts).update(writer.counts())
+        if isinstance(writer, crossed.Writer) and writer.support == "sampled":
+            writer.beyond().tofile(Path(folder) / soft.BEYOND)
         if counts.with_targets:
-            storage.upload(Path(folder), tokens)
+            storage.upload(Path(folder), work)
     return counts
+
+
+def _writer(
+    file: IO[bytes], targets: Table, tokenizer: chat.Tokenizer, vocabulary: int, k: int | None
+) -> "soft.Writer":
+    """What keeps stored targets for the workers: as they are, or carried over from the teacher's own tokens."""
+    from raystill.training import crossed, soft
+
+    support = targets.facts["support"]
+    if targets.facts["tokenizer"] == chat.fingerprint(tokenizer):
+        return soft.Writer(file, support, vocabulary, k)
+    theirs = tokens.Tokens.load(targets.read(tokens.FILE))
+    return crossed.Writer(file, support, vocabulary, theirs, tokens.of(tokenizer), k)
 
 
 def _encoded(
@@ -163,12 +230,13 @@ def _encoded(
     examples: Table,
     targets: Table | None,
     tokenizer: chat.Tokenizer,
-    writer: "soft.Writer | None",
+    writer: "live.Writer | soft.Writer | None",
+    own: str | None,
     counts: Counts,
 ) -> Iterator[tuple[str, chat.Encoded, float, "soft.Span"]]:
-    from raystill.training import soft
+    from raystill.training import live, soft
 
-    own = chat.fingerprint(tokenizer)
+    mark = chat.fingerprint(tokenizer)
     written_by = examples.facts.get("tokenizers", {})
     for part in examples.parts("train", "validation"):
         found = soft.of_part(targets, part) if targets else {}
@@ -176,16 +244,23 @@ def _encoded(
             messages = chat.view(example.messages, system, [])
             # A system message that came or went moves the turns behind it.
             turns = [i + len(messages) - len(example.messages) for i in example.loss_turns]
-            given = example.completion_ids if written_by.get(example.teacher) == own else None
+            given = example.completion_ids if written_by.get(example.teacher) == mark else None
             encoded = chat.encode(tokenizer, messages, turns, given, example.tools)
             if len(encoded.input_ids) > train.max_length:
                 counts.rejected["too long"] = counts.rejected.get("too long", 0) + 1
                 continue
+            span = soft.Span()
+            if isinstance(writer, live.Writer):
+                span = writer(example, encoded)
+            elif writer:
+                span = writer(found.get((example.id, example.teacher, example.sample_index)), encoded)
+            if example.teacher == own:
+                encoded, span = soft.alone(encoded, span)
+                if not span.count:
+                    counts.rejected["not scored"] = counts.rejected.get("not scored", 0) + 1
+                    continue
             setattr(counts, example.split, getattr(counts, example.split) + 1)
-            target = found.get((example.id, example.teacher, example.sample_index))
-            span = writer(target, encoded) if writer else soft.Span()
             counts.supervised += sum(encoded.loss_mask)
-            counts.with_targets += span.count
             yield example.split, encoded, example.weight, span
 
 
@@ -198,7 +273,7 @@ def _exam(
     early = train.early_stopping or recipe.EarlyStopping()
     references = set(prompts.column("reference", "train", "validation")) - {None}
     judge = tasks.load(task, references)
-    tokenizer = chat.load_tokenizer(student.folder())
+    tokenizer = chat.load_tokenizer(student.papers())
 
     def askable(prompt: Prompt) -> bool:
         judged = early.metric in tasks.metrics_of(judge, [prompt])
@@ -219,10 +294,12 @@ def _fit(
     train: recipe.Train,
     temperature: float,
     student: Checkpoint,
+    teacher: Checkpoint | None,
     url: str,
     attempt: str,
     examples: int,
     exam: "exam.Exam | None",
+    watch_text: bool,
     trackers: Sequence[Tracker],
     context: Context,
 ) -> "board.Outcome":
@@ -240,7 +317,7 @@ def _fit(
     # Beside the driver, so that it outlives any node that workers are on.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     meeting: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
-    job = loop.Job(train, temperature, compute, student, url, attempt, gpu, cpus, meeting, exam)
+    job = loop.Job(train, temperature, compute, student, url, attempt, gpu, cpus, meeting, exam, teacher, watch_text)
     context.progress.start(context.label, batches.steps(examples, train.epochs, train.batch_size), "steps")
     errors: list[Exception] = []
     running = threading.Thread(target=_trained, args=(job, (least, most), context.scratch, errors), daemon=True)
@@ -322,7 +399,7 @@ def _show(
         # A resumed run starts further on, and after a lost worker some steps are done again.
         if (done := row["step"] - shown["step"]) <= 0:
             continue
-        scalars = {k: float(v) for k, v in row.items() if k not in ("step", "applied") and v is not None}
+        scalars = {k: float(v) for k, v in row.items() if k not in ("step", "applied", "resumed") and v is not None}
         newest = {k: v for k, v in scalars.items() if k in ("loss", "learning_rate")}
         # A resumed run's first row also counts what was learnt before it.
         tokens = row["tokens"] - shown["tokens"] if done == 1 else 0

@@ -8,7 +8,7 @@ more than B x C x V of them are ever held. How long a row may be is computed fro
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from raystill import recipe, targets
 from raystill.engine import context_length
-from raystill.errors import ModelError, ResourceError
+from raystill.errors import ResourceError
+from raystill.teachers import frozen
 from raystill.teachers.scorer import Asked
 
 LOGITS_BYTES = 512 << 20
@@ -30,21 +31,29 @@ BATCH_TOKENS = 4096
 """Tokens of a batch: enough to keep a GPU busy, and a cache of tens of megabytes on the small models of a laptop."""
 
 
+class Speaks(Protocol):
+    """What gives a row's log-distributions piece by piece: one model, or several mixed."""
+
+    score: recipe.Score
+    vocabulary: int
+    token_bytes: int
+    """Bytes that one token takes in the cache."""
+    longest: int
+    """Tokens of a row that memory holds."""
+
+    def logprobs(self, rows: Sequence[Asked]) -> Iterator[list[Tensor]]:
+        """Log-probabilities of each token of the answers, in order: per row float32[C, V], some of them empty."""
+
+
 class Forward:
     """One model in this process. Raises ModelError when it cannot be loaded."""
 
     def __init__(self, score: recipe.Score, teacher: recipe.Teacher, model: str) -> None:
-        from transformers import AutoModelForCausalLM
-
         self.score = score
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        try:
-            self.model = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).to(self.device).eval()
-        except (OSError, ValueError) as e:
-            raise ModelError(f"{model} cannot be loaded by transformers: {e}; check teacher.model") from e
+        self.model = frozen.load(model, self.device)
         self.vocabulary = int(self.model.config.vocab_size)
-        free = torch.cuda.mem_get_info()[0] if self.device.type == "cuda" else psutil.virtual_memory().available
+        free = free_bytes(self.device)
         self.logits_bytes = min(LOGITS_BYTES, free // 2 // COPIES)
         self.context = context_length(model)
         self.token_bytes = self._cache_bytes()
@@ -52,31 +61,16 @@ class Forward:
 
     async def distributions(self, rows: Sequence[Asked]) -> list[targets.TopK | targets.Sampled]:
         """For each row what the teacher thinks at its T positions. Raises ResourceError for one that memory does not hold."""
-        found: dict[int, targets.TopK | targets.Sampled] = {}
-        lengths = [len(r.prompt_ids) + len(r.completion_ids) for r in rows]
-        if (longest := max(lengths, default=0)) > self.longest:
-            raise ResourceError(
-                f"a row of {longest} tokens takes {longest * self.token_bytes / 2**30:.1f} GiB of cache, and there was room "
-                f"for {self.longest} tokens, {self.longest * self.token_bytes / 2**30:.1f} GiB, which is half of the memory "
-                "that the weights left; score on machines with more, with fewer replicas on each, or drop long answers "
-                "with a smaller curate.max_tokens"
-            )
-        for batch in batches(lengths, min(BATCH_TOKENS, self.longest)):
-            asked = [rows[i] for i in batch]
-            reduce = [self._reducer(row) for row in asked]
-            pieces: list[list[Any]] = [[] for _ in asked]
-            for chunk in self.chunks(asked):
-                for held, keep, logits_CV in zip(pieces, reduce, chunk, strict=True):
-                    if len(logits_CV):
-                        held.append(keep(logits_CV))
-            found |= {i: joined(held) for i, held in zip(batch, pieces, strict=True)}
-        return [found[i] for i in range(len(rows))]
+        return distributions(self, rows)
 
     def dense(self, row: Asked) -> Iterator[npt.NDArray[np.float32]]:
         """The row's whole log-distributions at the store's temperature, float32[C, V] at a time, T in all."""
-        for (logits_CV,) in self.chunks([row]):
-            if len(logits_CV):
-                yield self._logprobs(logits_CV).cpu().numpy()
+        return dense(self, row)
+
+    def logprobs(self, rows: Sequence[Asked]) -> Iterator[list[Tensor]]:
+        """`Speaks.logprobs`, at the store's temperature."""
+        for chunk in self.chunks(rows):
+            yield [torch.log_softmax(logits_CV / self.score.temperature, dim=-1) for logits_CV in chunk]
 
     @torch.inference_mode()
     def chunks(self, rows: Sequence[Asked]) -> Iterator[list[Tensor]]:
@@ -97,17 +91,6 @@ class Forward:
             cache = out.past_key_values
             yield [out.logits[row, max(0, a - first) : max(0, b - first)].float() for row, (a, b) in enumerate(wanted)]
 
-    def _logprobs(self, logits_CV: Tensor) -> Tensor:
-        return torch.log_softmax(logits_CV / self.score.temperature, dim=-1)
-
-    def _reducer(self, row: Asked) -> Callable[[Tensor], targets.TopK | targets.Sampled]:
-        """What makes a row's logits, chunk after chunk, into what is kept of them."""
-        if self.score.support == "top_k":
-            return lambda logits_CV: top_k(self._logprobs(logits_CV), min(self.score.k, self.vocabulary))
-        said = f"{self.score.seed}/{row.prompt_ids}/{row.completion_ids}".encode()
-        rng = np.random.default_rng(int.from_bytes(hashlib.sha256(said).digest()))
-        return lambda logits_CV: sampled(self._logprobs(logits_CV), self.score.draws, rng)
-
     @torch.inference_mode()
     def _cache_bytes(self) -> int:
         """Bytes that one token takes in the cache, as this model fills it."""
@@ -115,6 +98,51 @@ class Forward:
         layers = self.model(ids_BL, use_cache=True).past_key_values.layers
         held = [value for layer in layers for value in vars(layer).values() if isinstance(value, Tensor)]
         return max(1, sum(tensor.nbytes for tensor in held) // ids_BL.numel())
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free now."""
+    return int(torch.cuda.mem_get_info()[0] if device.type == "cuda" else psutil.virtual_memory().available)
+
+
+@torch.inference_mode()
+def distributions(model: Speaks, rows: Sequence[Asked]) -> list[targets.TopK | targets.Sampled]:
+    """For each row what is kept of its T positions. Raises ResourceError for one that memory does not hold."""
+    found: dict[int, targets.TopK | targets.Sampled] = {}
+    lengths = [max(map(len, (r.prompt_ids, *r.further))) + len(r.completion_ids) for r in rows]
+    if (longest := max(lengths, default=0)) > model.longest:
+        raise ResourceError(
+            f"a row of {longest} tokens takes {longest * model.token_bytes / 2**30:.1f} GiB of cache, and there was room "
+            f"for {model.longest} tokens, {model.longest * model.token_bytes / 2**30:.1f} GiB, which is half of the memory "
+            "that the weights left; score on machines with more, with fewer replicas on each, or drop long answers "
+            "with a smaller curate.max_tokens"
+        )
+    for batch in batches(lengths, min(BATCH_TOKENS, model.longest)):
+        asked = [rows[i] for i in batch]
+        reduce = [_reducer(model, row) for row in asked]
+        pieces: list[list[Any]] = [[] for _ in asked]
+        for chunk in model.logprobs(asked):
+            for held, keep, logprobs_CV in zip(pieces, reduce, chunk, strict=True):
+                if len(logprobs_CV):
+                    held.append(keep(logprobs_CV))
+        found |= {i: joined(held) for i, held in zip(batch, pieces, strict=True)}
+    return [found[i] for i in range(len(rows))]
+
+
+def dense(model: Speaks, row: Asked) -> Iterator[npt.NDArray[np.float32]]:
+    """The row's whole log-distributions, float32[C, V] at a time, T in all."""
+    for (logprobs_CV,) in model.logprobs([row]):
+        if len(logprobs_CV):
+            yield logprobs_CV.cpu().numpy()
+
+
+def _reducer(model: Speaks, row: Asked) -> Callable[[Tensor], targets.TopK | targets.Sampled]:
+    """What makes a row's log-probabilities, chunk after chunk, into what is kept of them."""
+    if model.score.support == "top_k":
+        return lambda logprobs_CV: top_k(logprobs_CV, min(model.score.k, model.vocabulary))
+    said = f"{model.score.seed}/{row.prompt_ids}/{row.completion_ids}".encode()
+    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(said).digest()))
+    return lambda logprobs_CV: sampled(logprobs_CV, model.score.draws, rng)
 
 
 def batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from raystill import artifacts, chat, plugins, recipe, storage, targets
-from raystill.errors import RaystillError
+from raystill import artifacts, chat, plugins, recipe, staging, storage, targets
+from raystill.errors import ModelError, RaystillError
 from raystill.records import Example, Ids, Targets
-from raystill.teachers import fidelity, pool
+from raystill.teachers import fidelity
 from raystill.teachers.fidelity import Sums
 from raystill.teachers.units import Done, StartUp, Unit, answer_batch
 
@@ -38,6 +38,12 @@ class Asked:
 
     prompt_ids: list[int]
     completion_ids: list[int]
+    further: tuple[list[int], ...] = ()
+    """The prompt as the other teachers of a mixture see it."""
+
+    def seen_by(self, teacher: int) -> "Asked":
+        """The same answer behind one teacher's view of the prompt."""
+        return Asked(self.further[teacher - 1] if teacher else self.prompt_ids, self.completion_ids)
 
 
 class Engine(Protocol):
@@ -68,17 +74,21 @@ class Scorer:
         teacher: Mapping[str, Any],
         model: artifacts.Checkpoint,
         tokenizers: Mapping[str, str],
+        further: Sequence[tuple[Mapping[str, Any], artifacts.Checkpoint]] = (),
     ) -> None:
         self.score = recipe.Score.model_validate(score)
-        self.teacher = recipe.Teacher.model_validate(teacher)
+        self.teachers = [recipe.Teacher.model_validate(block) for block in (teacher, *(block for block, _ in further))]
         self.broken: RaystillError | None = None
         self.start_up = StartUp()
         try:
-            folder = pool.staged(model)
+            folders = [staging.staged(m) for m in (model, *(m for _, m in further))]
             self.start_up.mark("weights")
-            self.tokenizer = chat.load_tokenizer(folder)
-            self.own = {name for name, mark in tokenizers.items() if mark == chat.fingerprint(self.tokenizer)}
-            self.engine: Engine = plugins.load(self.score.kind, KINDS, "score")(self.score, self.teacher, folder)
+            self.tokenizers = [chat.load_tokenizer(folder) for folder in folders]
+            _check_alike(self.tokenizers)
+            self.own = {name for name, mark in tokenizers.items() if mark == chat.fingerprint(self.tokenizers[0])}
+            load = plugins.load(self.score.kind, KINDS, "score")
+            engines = [load(self.score, t, folder) for t, folder in zip(self.teachers, folders, strict=True)]
+            self.engine: Engine = engines[0] if len(engines) == 1 else _mixed(self.score, engines)
             self.start_up.mark("engine")
         except RaystillError as e:  # told with the first unit: an actor that cannot be made loses what its error was
             self.broken = e
@@ -99,7 +109,7 @@ class Scorer:
         fit = []
         for example, ids in asked:
             # vLLM wants room for one token more
-            if len(ids.prompt_ids) + len(ids.completion_ids) >= self.engine.context:
+            if max(map(len, (ids.prompt_ids, *ids.further))) + len(ids.completion_ids) >= self.engine.context:
                 rejected[TOO_LONG] += 1
             else:
                 fit.append((example, ids))
@@ -134,13 +144,34 @@ class Scorer:
     def _asked(self, example: Example) -> Asked:
         """The example's ids as this teacher sees them; its own answers' ids are taken as it wrote them."""
         *before, answer = example.messages
-        view = chat.view(before, self.teacher.system, self.teacher.examples)
-        prompt = chat.prompt_ids(self.tokenizer, view, example.tools, self.teacher.chat_template_kwargs)
+        views = [chat.view(before, t.system, t.examples) for t in self.teachers]
+        prompt, *further = (
+            chat.prompt_ids(tokenizer, view, example.tools, t.chat_template_kwargs)
+            for tokenizer, view, t in zip(self.tokenizers, views, self.teachers, strict=True)
+        )
         given = example.completion_ids if example.teacher in self.own else None
         if given:
-            return Asked(prompt, list(given))
-        encoded = chat.encode(self.tokenizer, [*view, answer], [len(view)], None, example.tools)
-        return Asked(prompt, [i for i, learnt in zip(encoded.input_ids, encoded.loss_mask, strict=True) if learnt])
+            return Asked(prompt, list(given), tuple(further))
+        encoded = chat.encode(self.tokenizers[0], [*views[0], answer], [len(views[0])], None, example.tools)
+        ids = [i for i, learnt in zip(encoded.input_ids, encoded.loss_mask, strict=True) if learnt]
+        return Asked(prompt, ids, tuple(further))
+
+
+def _mixed(score: recipe.Score, engines: Sequence[Any]) -> Engine:
+    from raystill.teachers.mixture import Mixture
+
+    return Mixture(score, engines)
+
+
+def _check_alike(tokenizers: Sequence[chat.Tokenizer]) -> None:
+    """Raise ModelError for teachers of a mixture that do not write in the same tokens."""
+    for differ in (chat.fingerprint, chat.stop_id):
+        if len({differ(t) for t in tokenizers}) > 1:
+            what = "number their tokens" if differ is chat.fingerprint else "end an answer"
+            raise ModelError(
+                f"the teachers of score.mixture {what} differently, so their distributions are about different things; mix "
+                "teachers of one family, or remove mixture"
+            )
 
 
 def scored(unit: Unit) -> Done:

@@ -13,9 +13,9 @@ import torch
 
 from raystill import chat, recipe
 from raystill.engine import context_length
-from raystill.errors import ModelError, RecipeError
+from raystill.errors import RecipeError
 from raystill.records import Generation, Ids, Prompt
-from raystill.teachers import RowError, generation
+from raystill.teachers import RowError, frozen, generation
 
 BATCH_TOKENS = 8192
 """Prompt and answer tokens of a batch at most, padding counted."""
@@ -36,8 +36,6 @@ class Transformers:
     local: ClassVar[bool] = False
 
     def __init__(self, teacher: recipe.Teacher, model: str | None) -> None:
-        from transformers import AutoModelForCausalLM
-
         assert model is not None
         for name, asked in {
             "sampling.structured": teacher.sampling.structured,
@@ -52,13 +50,7 @@ class Transformers:
         self.device = torch.device(
             "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         )
-        try:
-            loaded = AutoModelForCausalLM.from_pretrained(
-                model, dtype=torch.float32 if self.device.type == "cpu" else torch.bfloat16
-            )
-        except (OSError, ValueError) as e:
-            raise ModelError(f"{model} cannot be loaded by transformers: {e}; check teacher.model") from e
-        self.model = loaded.to(self.device).eval()
+        self.model = frozen.load(model, self.device)
         self.stops = {chat.stop_id(self.tokenizer), self.tokenizer.eos_token_id}
         self.waiting: list[Waiting] = []
         self.worker: asyncio.Task[None] | None = None

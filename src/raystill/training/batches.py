@@ -22,7 +22,7 @@ from torch import Tensor
 
 from raystill import storage
 from raystill.chat import Encoded
-from raystill.training import soft
+from raystill.training import live, soft
 from raystill.training.documents import packed
 from raystill.training.objective import Soft
 
@@ -51,6 +51,10 @@ class Corpus:
     """Each example's `soft.Span`."""
     soft_S: NDArray[Any] | None
     """`soft.record` of each token that has targets; None where the loss needs none."""
+    seen: NDArray[np.int32] | None = None
+    """What a live teacher is shown (`live.Writer`); None where there is none."""
+    beyond_V: NDArray[np.uint8] | None = None
+    """`soft.BEYOND`; None where every id can be named."""
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -80,6 +84,8 @@ class Micro:
     labels_N: Tensor
     weights_N: Tensor
     soft: Soft | None
+    view: live.View | None
+    """The teacher's side, where it is live."""
     tokens: int
 
 
@@ -115,9 +121,11 @@ def read(folder: Path) -> dict[str, Corpus]:
     names = np.asarray(split.to_pylist(), dtype=object)
     weights, spans_E3 = weight.to_numpy(), span.values.to_numpy().reshape(-1, 3)
     with_targets = spans_E3[:, [0, 2]].sum(1).max(initial=0)
-    soft_S = soft.read(folder / soft.FILE, with_targets) if with_targets else None
+    seen = live.read(folder / live.FILE) if (folder / live.FILE).exists() else None
+    soft_S = soft.read(folder / soft.FILE, with_targets) if with_targets and seen is None else None
+    beyond_V = np.fromfile(folder / soft.BEYOND, np.uint8) if (folder / soft.BEYOND).exists() else None
     return {
-        str(name): Corpus(flat_ids, flat_mask, starts[of], ends[of], weights[of], spans_E3[of], soft_S)
+        str(name): Corpus(flat_ids, flat_mask, starts[of], ends[of], weights[of], spans_E3[of], soft_S, seen, beyond_V)
         for name in dict.fromkeys(names)
         for of in [names == name]
     }
@@ -192,10 +200,14 @@ def _by_length(lengths: Sequence[int], order: list[int], workers: int, micro_tok
     return [bins[w::workers] for w in range(workers)]
 
 
+def counts(corpus: Corpus, of: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+    """Supervised tokens of each of some examples."""
+    return np.array([corpus.mask[corpus.starts[i] + 1 : corpus.ends[i]].sum() for i in of], np.int64)
+
+
 def supervised(corpus: Corpus, of: Sequence[int] | NDArray[np.int64]) -> float:
     """Supervised tokens of some examples, each counted with its example's weight: what their summed loss is divided by."""
-    counts = [int(corpus.mask[corpus.starts[i] + 1 : corpus.ends[i]].sum()) for i in of]
-    return float(np.dot(counts, corpus.weights[list(of)]))
+    return float(np.dot(counts(corpus, of), corpus.weights[list(of)]))
 
 
 def micro(corpus: Corpus, of: Sequence[int], packing: bool, device: torch.device) -> Micro:
@@ -229,6 +241,7 @@ def micro(corpus: Corpus, of: Sequence[int], packing: bool, device: torch.device
         labels_N=_tensor(labels, device),
         weights_N=torch.as_tensor(weights, dtype=torch.float32).to(device),
         soft=_soft(corpus, corpus.spans_E3[list(of)], counts, device),
+        view=None if corpus.seen is None else live.view(corpus.seen, ids, corpus.spans_E3[list(of)], counts, device),
         tokens=sum(lengths) if of else 0,
     )
 
@@ -243,11 +256,15 @@ def _soft(corpus: Corpus, spans_E3: NDArray[np.int64], counts: Sequence[int], de
         at_N[before + first : before + first + count] = np.arange(start, start + count)
         before += supervised_tokens
     found_N = corpus.soft_S[at_N]
+    said_N = soft.says(found_N)
+    given_N = (at_N >= 0) & said_N
+    found_N["logprobs"][~said_N, -1] = 0  # what is not counted must still be a number
     return Soft(
         ids_NK=_tensor(found_N["ids"], device),
         teacher_NC=torch.as_tensor(found_N["logprobs"]).to(device, non_blocking=True),
-        given_N=torch.as_tensor(at_N >= 0).to(device, torch.float32),
-        everywhere=bool((at_N >= 0).all()),
+        given_N=torch.as_tensor(given_N).to(device, torch.float32),
+        everywhere=bool(given_N.all()),
+        beyond_V=None if corpus.beyond_V is None else torch.as_tensor(corpus.beyond_V > 0).to(device),
     )
 
 

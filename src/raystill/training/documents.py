@@ -5,8 +5,8 @@ length, attends causally and puts the result back: padding follows every real to
 no mask is built. A block mask over a row of 2,048 tokens would cost 34 times the attention of 60-token documents.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,6 +26,25 @@ class Group:
     """int64, flat: where in the row each padded position comes from (padding repeats some token of the row)."""
     back_N: Tensor
     """int64: where among the padded positions each token of the row is."""
+
+
+@dataclass(frozen=True)
+class Heads:
+    """What one layer's attention over a row is computed from."""
+
+    query_THd: Tensor
+    key_TKd: Tensor
+    value_TKd: Tensor
+    scaling: float
+    window: int | None
+
+
+@dataclass
+class Taps:
+    """Layers whose attention is looked at: given to a model beside `documents`, it holds theirs after the forward pass."""
+
+    layers: Collection[int]
+    heads: dict[int, Heads] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,6 +82,7 @@ def attend(
     attention_mask: Tensor | None,
     *,
     documents: Row,
+    taps: Taps | None = None,
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
@@ -70,6 +90,10 @@ def attend(
 ) -> tuple[Tensor, None]:
     """transformers' attention function: H heads over K key-value heads, T tokens. Returns [1, T, H, d]."""
     query_THd, key_TKd, value_TKd = (x[0].transpose(0, 1) for x in (query_1HTd, key_1KTd, value_1KTd))
+    layer: Any = module.layer_idx
+    if taps and layer in taps.layers:
+        scale = scaling or query_THd.shape[-1] ** -0.5
+        taps.heads[layer] = Heads(query_THd, key_TKd, value_TKd, scale, sliding_window)
     repeats = query_THd.shape[1] // key_TKd.shape[1]
     if repeats > 1:
         key_TKd, value_TKd = key_TKd.repeat_interleave(repeats, 1), value_TKd.repeat_interleave(repeats, 1)

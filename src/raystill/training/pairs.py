@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from raystill import losses, recipe
 
+DENSE = "dense"
+"""The support of a live teacher's targets: every id, at any temperature."""
+
 
 @dataclass(frozen=True)
 class Mistake:
@@ -14,10 +17,22 @@ class Mistake:
     fix: str
 
 
-def mistakes(loss: recipe.Loss, support: str | None, temperature: float | None) -> list[Mistake]:
+def supply(train: recipe.Train, support: str | None, temperature: float | None) -> tuple[str | None, float | None]:
+    """Support and temperature of what a student learns from; `support` and `temperature` are those of stored targets."""
+    return (DENSE, train.loss.temperature or 1.0) if train.teacher == "live" else (support, temperature)
+
+
+def mistakes(loss: recipe.Loss, support: str | None, temperature: float | None, packing: bool = True) -> list[Mistake]:
     """What is wrong with a loss for targets of this support and temperature, or for none."""
     traits = losses.traits(loss.kind)
     found = []
+    matched = [key for key in ("layers", "attention") if getattr(loss, key)]
+    if support != DENSE:
+        what = "{} compares what happens inside both models, and stored targets tell only what the teacher would write"
+        found += [Mistake(key, what.format(key), "train: {teacher: live}, or remove it") for key in matched]
+    if loss.attention and not packing:
+        what = "attention is compared in packed rows, where raystill computes it, and packing is off"
+        found.append(Mistake("attention", what, "train: {packing: true}, or remove it"))
     for key in ("beta", "skew", "head"):
         takers = [kind for kind, has in losses.TRAITS.items() if key in has.settings]
         if getattr(loss, key) is not None and loss.kind not in takers:
@@ -28,6 +43,9 @@ def mistakes(loss: recipe.Loss, support: str | None, temperature: float | None) 
             if getattr(loss, key) != type(loss).model_fields[key].default:
                 what = f"{key} says nothing to kind: {losses.TEXT}, which uses no soft targets"
                 found.append(Mistake(key, what, "remove it, or kind: forward_kl"))
+        if support == DENSE and not matched:
+            what = f"nothing asks the live teacher: kind: {losses.TEXT} learns from text alone"
+            found.append(Mistake("kind", what, "loss: {kind: forward_kl}, or train: {teacher: stored}"))
         return found
     if support is None or temperature is None:
         what = f"{loss.kind} learns from soft targets, and there are none"

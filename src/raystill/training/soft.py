@@ -1,11 +1,12 @@
 """Soft targets as a trainer reads them: decoded once, one row of ids and log-probabilities per supervised token.
 
 A teacher's targets belong to a text in its tokenizer's ids. The student's answer is aligned with them id by id: from the
-first difference on (another stop token, an answer without one) the student learns from the text alone.
+first difference on (another stop token, an answer without one) the student learns from the text alone. `crossed` does it
+for a student with another tokenizer.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,13 +17,14 @@ from raystill import targets
 from raystill.artifacts import File, Table, decode
 from raystill.chat import Encoded
 from raystill.errors import DataError, ModelError
-from raystill.losses import ABSENT
+from raystill.losses import ABSENT, LEAST_TAIL
 from raystill.records import Targets
 
 FILE = "soft.bin"
-LEAST_TAIL = 2.0**-24
-"""A stored tail of 0, where not all ids are listed, is read as this: float32 log-probabilities cannot tell them apart."""
 LOG_LEAST_TAIL = np.float32(np.log(np.float32(LEAST_TAIL)))
+
+BEYOND = "beyond.bin"
+"""uint8 per id of the student: 1 for those that draws of a teacher with another tokenizer cannot name."""
 
 Key = tuple[str, str, int]
 
@@ -42,36 +44,46 @@ def record(k: int) -> np.dtype[Any]:
 
 
 class Writer:
-    """Appends examples' targets to a file; counts its rows, and those whose tail of 0 was raised."""
+    """Appends examples' targets to a file; counts its rows, those that say something, and those whose tail of 0 was raised."""
 
-    def __init__(self, file: IO[bytes], support: str, vocabulary: int) -> None:
-        self.file, self.support, self.vocabulary = file, support, vocabulary
-        self.rows = self.raised_tails = 0
+    def __init__(self, file: IO[bytes], support: str, vocabulary: int, k: int | None = None) -> None:
+        self.file, self.support, self.vocabulary, self.k = file, support, vocabulary, k
+        self.rows = self.saying = self.raised_tails = 0
 
     def __call__(self, found: Targets | None, encoded: Encoded) -> Span:
         """Keep what a teacher thinks of an example's answer, as far as their ids agree."""
         first, count = aligned(encoded, found.completion_ids if found else [])
         if not found or not count:
             return Span()
-        rows = of_top_k(found.packed) if self.support == "top_k" else of_draws(found.packed)
-        rows = within(rows[:count], self.vocabulary)
+        return self.keep(within(decoded(self.support, found.packed, self.k)[:count], self.vocabulary), first)
+
+    def keep(self, rows: NDArray[Any], first: int) -> Span:
+        """Append rows that belong to an example's supervised tokens from `first` on."""
         self.raised_tails += int((rows["logprobs"][:, -1] == LOG_LEAST_TAIL).sum())
+        self.saying += int(says(rows).sum())
         self.file.write(rows.tobytes())
-        self.rows += count
-        return Span(self.rows - count, first, count)
+        self.rows += len(rows)
+        return Span(self.rows - len(rows), first, len(rows))
+
+    def counts(self) -> dict[str, Any]:
+        """What the stage counts of them."""
+        return {"with_targets": self.saying, "raised_tails": self.raised_tails}
 
 
-def check(table: Table, examples: Table, tokenizer: str) -> None:
-    """Raise ModelError for a student with another tokenizer than the teacher's, DataError for targets of other examples."""
+def alone(encoded: Encoded, span: Span) -> tuple[Encoded, Span]:
+    """The example with loss on the tokens that have targets, and on no others."""
+    supervised = np.flatnonzero(encoded.loss_mask)
+    mask = np.zeros(len(encoded.loss_mask), bool)
+    mask[supervised[span.first : span.first + span.count]] = True
+    return replace(encoded, loss_mask=mask.tolist()), replace(span, first=0)
+
+
+def check(table: Table, examples: Table) -> None:
+    """Raise DataError for targets of other examples."""
     if table.manifest is None or table.manifest.inputs.get("examples") != examples.fingerprint:
         raise DataError(
             f"the soft targets in {table.url} were scored for other examples than those in {examples.url}; "
             "score these, or train without targets (train.loss.kind: cross_entropy)"
-        )
-    if table.facts["tokenizer"] != tokenizer:
-        raise ModelError(
-            "the soft targets are in the teacher's token ids, and the student has another tokenizer; take a student with "
-            "the teacher's tokenizer, or train.loss.kind: cross_entropy, which learns from text"
         )
 
 
@@ -82,13 +94,14 @@ def of_part(table: Table, part: File) -> dict[Key, Targets]:
     return {(t.id, t.teacher, t.sample_index): t for t in found}
 
 
-def of_top_k(packed: bytes) -> NDArray[Any]:
-    """Records of packed top-k targets."""
+def of_top_k(packed: bytes, k: int | None = None) -> NDArray[Any]:
+    """Records of packed top-k targets, cut to the k likeliest where there are more: the others join the tail."""
     held = targets.unpack_topk(packed)
-    rows = np.empty(len(held.ids_TK), record(held.ids_TK.shape[1]))
-    rows["ids"] = held.ids_TK
-    rows["logprobs"][:, :-1] = held.logprobs_TK
-    rows["logprobs"][:, -1] = np.log(np.where(held.tail_T > 0, held.tail_T, LEAST_TAIL))
+    ids_TK, logprobs_TK = held.ids_TK[:, :k], held.logprobs_TK[:, :k]
+    tail_T = held.tail_T + np.exp(held.logprobs_TK[:, ids_TK.shape[1] :]).sum(1)
+    rows = np.empty(len(ids_TK), record(ids_TK.shape[1]))
+    rows["ids"], rows["logprobs"][:, :-1] = ids_TK, logprobs_TK
+    rows["logprobs"][:, -1] = np.log(np.where(tail_T > 0, tail_T, LEAST_TAIL))
     return rows
 
 
@@ -107,35 +120,83 @@ def of_draws(packed: bytes) -> NDArray[Any]:
     return rows
 
 
+def decoded(support: str, packed: bytes, k: int | None = None) -> NDArray[Any]:
+    """Records of packed targets; those of top_k cut to k."""
+    return of_top_k(packed, k) if support == "top_k" else of_draws(packed)
+
+
 def within(rows: NDArray[Any], vocabulary: int) -> NDArray[Any]:
     """The records with ids that the student lacks (rows that pad a larger embedding) counted among all others."""
-    outside_TK = rows["ids"] >= vocabulary
-    if outside_TK.any():
-        mass_TK = np.exp(rows["logprobs"][:, :-1].astype(np.float64)) * outside_TK
-        tail_T = np.exp(rows["logprobs"][:, -1].astype(np.float64)) + mass_TK.sum(1)
-        inside_T = rows["ids"][np.arange(len(rows)), outside_TK.argmin(1)]
-        if (inside_T >= vocabulary).any():
+    highest = int(rows["ids"].max(initial=0))
+    if highest >= vocabulary:
+        rows = renumbered(rows, np.where(np.arange(highest + 1) < vocabulary, np.arange(highest + 1), -1))
+        if not lists(rows).all():
             raise ModelError(
                 f"the teacher's likeliest tokens have ids of {vocabulary} and above, which the student's embedding lacks; "
                 "take a student with the teacher's tokenizer, or train.loss.kind: cross_entropy"
             )
-        rows["ids"] = np.where(outside_TK, inside_T[:, None], rows["ids"])
-        rows["logprobs"][:, :-1][outside_TK] = ABSENT
-        rows["logprobs"][:, -1] = np.where(
-            outside_TK.any(1), np.log(np.maximum(tail_T, LEAST_TAIL)), rows["logprobs"][:, -1]
-        )
     return rows
+
+
+def renumbered(rows: NDArray[Any], numbers: NDArray[Any]) -> NDArray[Any]:
+    """The records with ids[i] as numbers[ids[i]]; those whose number is below 0 are counted among all others.
+
+    Listed mass and tail still sum to one.
+    """
+    rows = rows.copy()
+    ids_TK = numbers[rows["ids"]]
+    outside_TK = (ids_TK < 0) & (rows["logprobs"][:, :-1] > ABSENT)
+    changed_T = outside_TK.any(1)
+    mass_T = (np.exp(rows["logprobs"][:, :-1].astype(np.float64)) * outside_TK).sum(1)
+    tail_T = np.exp(rows["logprobs"][:, -1].astype(np.float64)) + mass_T
+    rows["logprobs"][:, :-1][outside_TK] = ABSENT
+    raised_T = np.log(np.maximum(tail_T, LEAST_TAIL))
+    rows["logprobs"][:, -1] = np.where(changed_T, raised_T, rows["logprobs"][:, -1])
+    listed_TK = rows["logprobs"][:, :-1] > ABSENT
+    some_T = ids_TK[np.arange(len(rows)), listed_TK.argmax(1)]
+    rows["ids"] = np.where(listed_TK, ids_TK, np.maximum(some_T, 0)[:, None])
+    return rows
+
+
+def nothing(tokens: int, like: NDArray[Any]) -> NDArray[Any]:
+    """So many records that say nothing: all is ABSENT, the tail too."""
+    rows = np.zeros(tokens, like.dtype)
+    rows["logprobs"] = ABSENT
+    return rows
+
+
+def says(rows: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which records say anything."""
+    said_T: NDArray[np.bool_] = np.any(rows["logprobs"] > ABSENT, axis=1)
+    return said_T
+
+
+def mass(rows: NDArray[Any]) -> float:
+    """Probability that the records' ids hold, summed over records."""
+    return float(np.exp(rows["logprobs"][:, :-1].astype(np.float64)).sum())
+
+
+def lists(rows: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which records list any id."""
+    listed_T: NDArray[np.bool_] = np.any(rows["logprobs"][:, :-1] > ABSENT, axis=1)
+    return listed_T
 
 
 def aligned(encoded: Encoded, completion_ids: Sequence[int]) -> tuple[int, int]:
     """Where among an example's supervised tokens its last answer begins, and for how many tokens it is `completion_ids`."""
-    answer = 0
-    while answer < len(encoded.loss_mask) and encoded.loss_mask[-1 - answer]:
-        answer += 1
+    answer = answer_tokens(encoded)
     ours = np.asarray(encoded.input_ids[len(encoded.input_ids) - answer :])
     shared = min(answer, len(completion_ids))
     differ = np.flatnonzero(ours[:shared] != np.asarray(completion_ids[:shared]))
     return sum(encoded.loss_mask) - answer, int(differ[0]) if len(differ) else shared
+
+
+def answer_tokens(encoded: Encoded) -> int:
+    """Tokens of an example's last answer."""
+    answer = 0
+    while answer < len(encoded.loss_mask) and encoded.loss_mask[-1 - answer]:
+        answer += 1
+    return answer
 
 
 def read(path: Path, rows: int) -> NDArray[Any]:
