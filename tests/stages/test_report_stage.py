@@ -76,9 +76,9 @@ def model(root: Path, name: str, parameters: int) -> Checkpoint:
     url = f"{root}/train-{name}"
     storage.write(f"{url}/a/curve.jsonl", curve)
     weights = File("a/model.safetensors", 0, 4 * parameters, "")
-    made = manifest(
-        "train", [describe("a/curve.jsonl", curve), weights], {"rejected": {"too long": 2}}, {"parameters": parameters}
-    )
+    adapter = File("a/adapter/adapter_model.safetensors", 0, 999, "")
+    files = [describe("a/curve.jsonl", curve), weights, adapter]
+    made = manifest("train", files, {"rejected": {"too long": 2}}, {"parameters": parameters})
     return Checkpoint(url, f"{name}-print", made)
 
 

@@ -2,13 +2,12 @@
 
 import datetime
 import json
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Protocol
 
-from raystill import storage, tasks
+from raystill import models, storage, tasks
 from raystill.artifacts import Artifact, Checkpoint, Table
 from raystill.metrics.compare import Comparison, compare
 from raystill.provenance import provenance
@@ -103,7 +102,7 @@ def _model(recipe: Recipe, name: str, model: Checkpoint, loads: Table | None) ->
         name=name,
         role=role,
         source=teacher_source(recipe) if role == "teacher" else _start(recipe, name),
-        parameters=model.facts.get("parameters") or _parameters(model),
+        parameters=model.facts.get("parameters") or models.parameters(model.url),
         weights_bytes=_weights_bytes(model),
         loads=list(loads.rows(Load)) if loads else [],
     )
@@ -127,25 +126,12 @@ def _start(recipe: Recipe, name: str) -> str:
 
 
 def _weights_bytes(model: Checkpoint) -> int | None:
+    """An adapter beside a model is merged into its weights, and no part of their size."""
     if model.manifest:
-        return sum(f.bytes for f in model.manifest.files if f.path.endswith(".safetensors")) or None
+        weights = (f for f in model.manifest.files if f.path.endswith(".safetensors") and "/adapter/" not in f.path)
+        return sum(f.bytes for f in weights) or None
     folder = Path(model.url)
     return sum(p.stat().st_size for p in folder.glob("*.safetensors")) or None if folder.is_dir() else None
-
-
-def _parameters(model: Checkpoint) -> int | None:
-    """From the headers of a local folder's safetensors: 8 bytes of length, then JSON with every tensor's shape."""
-    total = 0
-    for path in Path(model.url).glob("*.safetensors") if Path(model.url).is_dir() else []:
-        with path.open("rb") as stream:
-            header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
-        for tensor, about in header.items():
-            if tensor != "__metadata__":
-                size = 1
-                for n in about["shape"]:
-                    size *= n
-                total += size
-    return total or None
 
 
 def _steps(made: Line) -> Iterator[Made]:
