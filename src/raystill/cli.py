@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 a stage failed; 2 the recipe or the command is wrong; 3 th
 is too small or something is taken; 5 a store refuses or lost something; 130 stopped by Ctrl-C.
 """
 
+import itertools
 import sys
 from typing import Annotated
 
@@ -71,9 +72,11 @@ def plan(
     if check and not made.problems:
         from raystill import doctor
 
-        for finding in doctor.examine(made):
+        for finding in itertools.chain(doctor.examine(made), doctor.trials(made)):
             findings.append(finding)
             typer.echo(printed.finding(finding))
+        for pair in doctor.pairs(made):
+            typer.echo(printed.pair(pair))
     if made.problems or any(f.problem for f in findings):
         raise typer.Exit(2)
 

@@ -5,24 +5,33 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from raystill import artifacts, chat, engine, losses, models, sources, storage
+import psutil
+
+from raystill import artifacts, chat, engine, losses, memory, models, origins, pitfalls, sources, storage
 from raystill.artifacts import Table
+from raystill.compatibility import Pair, Side, pair
 from raystill.errors import RaystillError
+from raystill.origins import Origin
 from raystill.planning import Plan
-from raystill.recipe import Cut, Lora, Recipe, Student
+from raystill.recipe import Cut, Lora, Recipe, Student, Train
 from raystill.records import Message, Prompt
 from raystill.teachers import tokens
+from raystill.training import footprint, preflight
+from raystill.training.footprint import Footprint, Room
 
 PROBE_ROWS = 200
 """Prompts whose length is checked: enough to see a systematic mistake, a second of tokenising."""
+TRIED_ON_CPU = 10**12
+"""Parameters times tokens of a trial without a GPU: 500M at 2,048 tokens are about three minutes on two cores."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. `problem` is None when it is well."""
+    """One thing looked at. `problem` is None when it is well; a `note` asks for nothing, or for a thought."""
 
     what: str
     problem: str | None
+    note: str | None = None
 
 
 def examine(plan: Plan) -> Iterator[Finding]:
@@ -36,6 +45,7 @@ def examine(plan: Plan) -> Iterator[Finding]:
     for role, model in _models(recipe):
         yield _look(f"{role} {model}: tokenizer, chat template, stop token", _tokenizer, model, recipe.root)
         yield _look(f"{role} {model}: prompts fit its context", _fit, plan, role, model)
+        yield from _spoilers(recipe, role, model)
     for name, student in recipe.all_students().items():
         train = recipe.train_for(student)
         own = student.init.from_ if isinstance(student.init, Cut) else student.model
@@ -82,6 +92,97 @@ def _tokenizer(model: str, root: str) -> None:
     chat.encode(tokenizer, turns, [1])
 
 
+def _spoilers(recipe: Recipe, role: str, model: str) -> Iterator[Finding]:
+    """What would spoil an answer or a training without an error."""
+    student = recipe.all_students().get(role)
+    try:
+        seen = pitfalls.look(models.resolve(model, recipe.root, offline=False).papers())
+        remarks = list(pitfalls.of_model(seen, student is not None))
+        if student:
+            train = recipe.train_for(student)
+            chosen = "max_length" in student.train or "max_length" in recipe.train.model_fields_set
+            remarks += [found] if (found := pitfalls.length(seen, train.max_length, chosen)) else []
+            if recipe.teacher.model and recipe.teacher.model != model:
+                teacher = pitfalls.look(models.resolve(recipe.teacher.model, recipe.root, offline=False).papers())
+                remarks += [found] if (found := pitfalls.one_stop(teacher, seen)) else []
+    except RaystillError:
+        return  # a tokenizer that cannot be read was told before
+    what = f"{role} {model}: its stop token, template, vocabulary and head go together"
+    if not remarks:
+        yield Finding(what, None)
+    for remark in remarks:
+        yield Finding(what, remark.text if remark.wrong else None, None if remark.wrong else remark.text)
+
+
+def trials(plan: Plan) -> Iterator[Finding]:
+    """Two optimizer steps of each student at its longest batch, where they can be made here in minutes."""
+    recipe = plan.recipe
+    room = footprint.room(recipe.compute.train) if recipe else None
+    if recipe is None or room is None:
+        return
+    for name, student in recipe.all_students().items():
+        train, compute = recipe.train_for(student), recipe.compute.train
+        what = f"{name}: two optimizer steps at the longest batch, {compute.micro_tokens:,} tokens a worker"
+        shape = origins.of_student(student, recipe.teacher).shape
+        takes = footprint.footprint(shape, train, compute, room.workers, room.gpu) if shape else None
+        free = room.each if room.gpu else psutil.virtual_memory().available // room.workers
+        if takes and takes.total > free:
+            said = f"training would take each of {room.workers} workers about {takes}, and {free / memory.GB:.1f} GB are free"
+            yield Finding(what, f"{said}; {footprint.advice(takes, compute)}")
+        elif student.init != "pretrained" or student.model is None:
+            yield Finding(what, None, "not tried: `initialize` makes this student when the run begins")
+        elif takes and shape and not room.gpu and (shape.parameters or 0) * compute.micro_tokens > TRIED_ON_CPU:
+            yield Finding(what, None, f"not tried, since it would take long without a GPU; worked out: about {takes}")
+        else:
+            yield _trial(what, recipe, student.model, train, room, free, takes)
+
+
+def _trial(
+    what: str, recipe: Recipe, model: str, train: Train, room: Room, free: int, takes: Footprint | None
+) -> Finding:
+    """Run them and compare what they held with what there is."""
+    compute = recipe.compute.train
+    try:
+        folder = models.resolve(model, recipe.root, offline=False).folder()
+        live = recipe.teacher.model if train.teacher == "live" else None
+        teacher = models.resolve(live, recipe.root, offline=False).folder() if live else None
+        seen = preflight.run(preflight.Trial(train, compute, folder, room.workers, room.threads, room.gpu, teacher))
+    except RaystillError as e:
+        return Finding(what, str(e))
+    held = max(seen.peaks, default=0)
+    if seen.fits and held <= free:
+        return Finding(f"{what}: {held / memory.GB:.2f} GB held of {free / memory.GB:.1f}", None)
+    lower = footprint.advice(takes, compute) if takes else "lower compute.train.micro_tokens"
+    return Finding(
+        what, f"they held {held / memory.GB:.2f} GB and {free / memory.GB:.1f} GB are free: out of memory; {lower}"
+    )
+
+
+def pairs(plan: Plan) -> Iterator[Pair]:
+    """The teacher beside each student: what they have in common, and what can be learnt from it."""
+    recipe = plan.recipe
+    if recipe is None:
+        return
+    teacher = recipe.teacher
+    with_weights = bool(teacher.model or teacher.recipe)
+    theirs = _side("teacher", origins.of_teacher(teacher), with_weights, recipe.root)
+    for name, student in recipe.all_students().items():
+        yield pair(theirs, _side(name, origins.of_student(student, teacher), True, recipe.root))
+
+
+def _side(role: str, origin: Origin, weights: bool, root: str) -> Side:
+    """A model of the table. One that is not at hand keeps what its shape tells."""
+    try:
+        folder = models.resolve(origin.model or "", root, offline=False).papers() if origin.model else None
+        tokenizer = chat.load_tokenizer(folder) if folder else None
+    except RaystillError:
+        tokenizer = None
+    if tokenizer is None:
+        return Side(role, origin.model, weights, origin.shape)
+    ids, template = chat.fingerprint(tokenizer), chat.template_hash(tokenizer)
+    return Side(role, origin.model, weights, origin.shape, tokenizer.get_vocab(), ids, template)
+
+
 def _tokenizers(plan: Plan, student: str) -> tuple[chat.Tokenizer, chat.Tokenizer] | None:
     """The teacher's and the student's where they differ."""
     recipe = plan.recipe
@@ -123,7 +224,7 @@ def _adapted(plan: Plan, student: Student, lora: Lora) -> None:
     teacher = plan.recipe.teacher.model if plan.recipe else None
     model = teacher if own == "teacher" else own
     if plan.recipe and model:
-        adapters.targets(adapters.blank(models.resolve(model, plan.recipe.root, offline=False).folder()), lora)
+        adapters.targets(adapters.blank(models.resolve(model, plan.recipe.root, offline=False).papers()), lora)
 
 
 def _fit(plan: Plan, role: str, model: str) -> None:

@@ -23,7 +23,7 @@ from ray.serve.llm.deployment import LLMServer
 from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
 from starlette.exceptions import HTTPException
 
-from raystill import artifacts, engine, storage
+from raystill import artifacts, engine, memory, storage
 from raystill.errors import ResourceError
 from raystill.serving.guard import KEY, Guard
 
@@ -59,7 +59,7 @@ class MeasuredServer(LLMServer):  # type: ignore[misc]
     async def peak_memory_bytes(self) -> int:
         """Peak resident memory of this replica and its engine's processes, summed."""
         own = psutil.Process()
-        return sum(_peak_bytes(p.pid) for p in [own, *own.children(recursive=True)])
+        return sum(memory.peak_rss(p.pid) for p in [own, *own.children(recursive=True)])
 
 
 def build(args: dict[str, Any]) -> serve.Application:
@@ -145,13 +145,3 @@ def _config(model: Model, args: dict[str, Any]) -> LLMConfig:
         experimental_configs={"stream_batching_interval_ms": 0},
         log_engine_metrics=False,
     )
-
-
-def _peak_bytes(pid: int) -> int:
-    """VmHWM of a process, 0 when it is gone."""
-    try:
-        with open(f"/proc/{pid}/status") as status:  # noqa: PTH123  one read of a kernel file
-            line = next((text for text in status if text.startswith("VmHWM:")), "VmHWM: 0 kB")
-    except OSError:
-        return 0
-    return int(line.split()[1]) * 1024

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 CURVE = "curve.jsonl"
-"""Rows of step, loss, applied, validation_loss, learning_rate, tokens, elapsed_s: what the report draws."""
+"""One row a step: loss, validation_loss, learning_rate, gradient_norm, applied, resumed, tokens, elapsed_s, and gauges."""
 POLL_S = 0.3
 """Time between two looks at the board."""
 
@@ -61,7 +61,7 @@ class Counts:
     with_targets: int = 0
     """Those of them of which the teacher says more than the text does."""
     raised_tails: int = 0
-    """Those of these whose stored tail was 0, and was read as `soft.LEAST_TAIL`."""
+    """Those of these whose stored tail was 0, and was read as `losses.LEAST_TAIL`."""
     carried_mass: float = 1.0
     """Mean share of the teacher's listed mass that stands for tokens of the student; below 1 with another tokenizer."""
 
@@ -237,7 +237,7 @@ def _exam(
     early = train.early_stopping or recipe.EarlyStopping()
     references = set(prompts.column("reference", "train", "validation")) - {None}
     judge = tasks.load(task, references)
-    tokenizer = chat.load_tokenizer(student.folder())
+    tokenizer = chat.load_tokenizer(student.papers())
 
     def askable(prompt: Prompt) -> bool:
         judged = early.metric in tasks.metrics_of(judge, [prompt])
@@ -362,7 +362,7 @@ def _show(
         # A resumed run starts further on, and after a lost worker some steps are done again.
         if (done := row["step"] - shown["step"]) <= 0:
             continue
-        scalars = {k: float(v) for k, v in row.items() if k not in ("step", "applied") and v is not None}
+        scalars = {k: float(v) for k, v in row.items() if k not in ("step", "applied", "resumed") and v is not None}
         newest = {k: v for k, v in scalars.items() if k in ("loss", "learning_rate")}
         # A resumed run's first row also counts what was learnt before it.
         tokens = row["tokens"] - shown["tokens"] if done == 1 else 0

@@ -17,12 +17,10 @@ from raystill import targets
 from raystill.artifacts import File, Table, decode
 from raystill.chat import Encoded
 from raystill.errors import DataError, ModelError
-from raystill.losses import ABSENT
+from raystill.losses import ABSENT, LEAST_TAIL
 from raystill.records import Targets
 
 FILE = "soft.bin"
-LEAST_TAIL = 2.0**-24
-"""A stored tail of 0, where not all ids are listed, is read as this: float32 log-probabilities cannot tell them apart."""
 LOG_LEAST_TAIL = np.float32(np.log(np.float32(LEAST_TAIL)))
 
 BEYOND = "beyond.bin"
