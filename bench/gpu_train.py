@@ -150,6 +150,7 @@ def packed(job: Job, ids: Any, soft: Any = None) -> Any:
         labels_N=ids[:, 1:].flatten()[columns_N],
         weights_N=torch.ones(len(columns_N), device=ids.device),
         soft=soft,
+        view=None,
     )
 
 

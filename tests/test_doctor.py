@@ -10,7 +10,7 @@ import psutil
 import pytest
 from conftest import build_tiny_model
 
-from raystill import doctor, planning, printed
+from raystill import doctor, planning, printed, rehearsal
 from raystill.doctor import Finding
 from raystill.training import preflight
 
@@ -63,7 +63,7 @@ def told(findings: list[Finding], word: str) -> Finding:
 
 def test_all_is_well(tiny_model: Path, tmp_path: Path, tried: list[preflight.Trial]) -> None:
     made = plan(tmp_path, str(tiny_model), str(tiny_model))
-    findings = [*doctor.examine(made), *doctor.trials(made)]
+    findings = [*doctor.examine(made), *rehearsal.trials(made)]
     assert [f for f in findings if f.problem or f.note] == []
     (trial,) = tried
     assert (trial.student, trial.train.max_length, trial.compute.micro_tokens) == (str(tiny_model), 64, 128)
@@ -118,7 +118,7 @@ def test_a_training_larger_than_the_machine_is_not_even_tried(
         "that does not fit; " in line and "lower compute.train.micro_tokens (now 1000000000)" in line
         for line in made.learners
     )
-    found = told(list(doctor.trials(made)), "two optimizer steps")
+    found = told(list(rehearsal.trials(made)), "two optimizer steps")
     assert found.problem is not None and "lower compute.train.micro_tokens" in found.problem
     assert tried == []
 
@@ -129,15 +129,25 @@ def test_a_trial_that_held_too_much_says_what_to_lower(
 ) -> None:
     held = psutil.virtual_memory().total * 2 if fits else 1
     monkeypatch.setattr(preflight, "run", lambda trial: preflight.Seen([held], fits))
-    found = told(list(doctor.trials(plan(tmp_path, str(tiny_model), str(tiny_model)))), "two optimizer steps")
+    found = told(list(rehearsal.trials(plan(tmp_path, str(tiny_model), str(tiny_model)))), "two optimizer steps")
     assert found.problem is not None and "out of memory; " in found.problem and "compute.train" in found.problem
+
+
+def test_a_student_with_its_teacher_beside_it_is_worked_out(
+    tiny_model: Path, tmp_path: Path, tried: list[preflight.Trial]
+) -> None:
+    live = {"train": {"max_length": 64, "teacher": "live", "loss": {"kind": "forward_kl"}}}
+    made = plan(tmp_path, str(tiny_model), str(tiny_model), **live)
+    found = told(list(rehearsal.trials(made)), "two optimizer steps")
+    assert found.problem is None and found.note is not None and "worked out: about" in found.note
+    assert tried == []
 
 
 def test_a_student_that_is_still_to_be_made_is_not_tried(
     tiny_model: Path, tmp_path: Path, tried: list[preflight.Trial]
 ) -> None:
     made = plan(tmp_path, str(tiny_model), {"init": {"from": "teacher", "layers": [0]}})
-    found = told(list(doctor.trials(made)), "two optimizer steps")
+    found = told(list(rehearsal.trials(made)), "two optimizer steps")
     assert found.problem is None and found.note is not None and "initialize" in found.note
     assert tried == []
 

@@ -70,9 +70,9 @@ def plan(
     typer.echo(printed.steps(made))
     findings = []
     if check and not made.problems:
-        from raystill import doctor
+        from raystill import doctor, rehearsal
 
-        for finding in itertools.chain(doctor.examine(made), doctor.trials(made)):
+        for finding in itertools.chain(doctor.examine(made), rehearsal.trials(made)):
             findings.append(finding)
             typer.echo(printed.finding(finding))
         for pair in doctor.pairs(made):
@@ -97,6 +97,18 @@ def run(
     from raystill import live
 
     typer.echo(live.run(recipe, compute=compute, only=only, retry_rejected=retry_rejected))
+
+
+@app.command()
+def tune(
+    recipe: RecipePath,
+    out: Annotated[str | None, typer.Option(help="Recipe to write; by default NAME-tuned.yaml beside it.")] = None,
+    compute: ComputePath = None,
+) -> None:
+    """Try other values of a student's training, as 'tune' says, and write the best as a recipe."""
+    from raystill import live
+
+    typer.echo(live.tune(recipe, out=out, compute=compute))
 
 
 @app.command()

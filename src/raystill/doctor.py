@@ -5,24 +5,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
-
-from raystill import artifacts, chat, engine, losses, memory, models, origins, pitfalls, sources, storage
+from raystill import artifacts, chat, engine, losses, models, origins, pitfalls, sources, storage
 from raystill.artifacts import Table
 from raystill.compatibility import Pair, Side, pair
 from raystill.errors import RaystillError
 from raystill.origins import Origin
 from raystill.planning import Plan
-from raystill.recipe import Cut, Lora, Recipe, Student, Train
+from raystill.recipe import Cut, Lora, Recipe, Student
 from raystill.records import Message, Prompt
 from raystill.teachers import tokens
-from raystill.training import footprint, preflight
-from raystill.training.footprint import Footprint, Room
 
 PROBE_ROWS = 200
 """Prompts whose length is checked: enough to see a systematic mistake, a second of tokenising."""
-TRIED_ON_CPU = 10**12
-"""Parameters times tokens of a trial without a GPU: 500M at 2,048 tokens are about three minutes on two cores."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +43,8 @@ def examine(plan: Plan) -> Iterator[Finding]:
     for name, student in recipe.all_students().items():
         train = recipe.train_for(student)
         own = student.init.from_ if isinstance(student.init, Cut) else student.model
+        if recipe.teacher.model and recipe.rounds_of(student):
+            yield _look(f"{name}'s own text can be scored: one tokenizer", _same_tokens, plan, own)
         if train.teacher == "live" and recipe.teacher.model:
             yield _look(f"{name} sits beside its teacher: one tokenizer", _same_tokens, plan, own)
         elif train.loss.kind != losses.TEXT and recipe.teacher.model:
@@ -114,50 +110,6 @@ def _spoilers(recipe: Recipe, role: str, model: str) -> Iterator[Finding]:
         yield Finding(what, remark.text if remark.wrong else None, None if remark.wrong else remark.text)
 
 
-def trials(plan: Plan) -> Iterator[Finding]:
-    """Two optimizer steps of each student at its longest batch, where they can be made here in minutes."""
-    recipe = plan.recipe
-    room = footprint.room(recipe.compute.train) if recipe else None
-    if recipe is None or room is None:
-        return
-    for name, student in recipe.all_students().items():
-        train, compute = recipe.train_for(student), recipe.compute.train
-        what = f"{name}: two optimizer steps at the longest batch, {compute.micro_tokens:,} tokens a worker"
-        shape = origins.of_student(student, recipe.teacher).shape
-        takes = footprint.footprint(shape, train, compute, room.workers, room.gpu) if shape else None
-        free = room.each if room.gpu else psutil.virtual_memory().available // room.workers
-        if takes and takes.total > free:
-            said = f"training would take each of {room.workers} workers about {takes}, and {free / memory.GB:.1f} GB are free"
-            yield Finding(what, f"{said}; {footprint.advice(takes, compute)}")
-        elif student.init != "pretrained" or student.model is None:
-            yield Finding(what, None, "not tried: `initialize` makes this student when the run begins")
-        elif takes and shape and not room.gpu and (shape.parameters or 0) * compute.micro_tokens > TRIED_ON_CPU:
-            yield Finding(what, None, f"not tried, since it would take long without a GPU; worked out: about {takes}")
-        else:
-            yield _trial(what, recipe, student.model, train, room, free, takes)
-
-
-def _trial(
-    what: str, recipe: Recipe, model: str, train: Train, room: Room, free: int, takes: Footprint | None
-) -> Finding:
-    """Run them and compare what they held with what there is."""
-    compute = recipe.compute.train
-    try:
-        folder = models.resolve(model, recipe.root, offline=False).folder()
-        live = recipe.teacher.model if train.teacher == "live" else None
-        teacher = models.resolve(live, recipe.root, offline=False).folder() if live else None
-        seen = preflight.run(preflight.Trial(train, compute, folder, room.workers, room.threads, room.gpu, teacher))
-    except RaystillError as e:
-        return Finding(what, str(e))
-    held = max(seen.peaks, default=0)
-    if seen.fits and held <= free:
-        return Finding(f"{what}: {held / memory.GB:.2f} GB held of {free / memory.GB:.1f}", None)
-    lower = footprint.advice(takes, compute) if takes else "lower compute.train.micro_tokens"
-    return Finding(
-        what, f"they held {held / memory.GB:.2f} GB and {free / memory.GB:.1f} GB are free: out of memory; {lower}"
-    )
-
-
 def pairs(plan: Plan) -> Iterator[Pair]:
     """The teacher beside each student: what they have in common, and what can be learnt from it."""
     recipe = plan.recipe
@@ -173,7 +125,7 @@ def pairs(plan: Plan) -> Iterator[Pair]:
 def _side(role: str, origin: Origin, weights: bool, root: str) -> Side:
     """A model of the table. One that is not at hand keeps what its shape tells."""
     try:
-        folder = models.resolve(origin.model or "", root, offline=False).papers() if origin.model else None
+        folder = models.resolve(origin.model, root, offline=False).papers() if origin.model else None
         tokenizer = chat.load_tokenizer(folder) if folder else None
     except RaystillError:
         tokenizer = None

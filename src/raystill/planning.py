@@ -15,13 +15,14 @@ from raystill.artifacts import Artifact
 from raystill.checks import check
 from raystill.errors import Problem, RaystillError
 from raystill.models import UNRESOLVED
-from raystill.recipe import Block, Recipe
+from raystill.recipe import Block, Recipe, Student
 from raystill.stages import evaluate
 from raystill.stages.generate import needs_ray
 from raystill.steps import Step
 from raystill.teachers.kept import FOLDER
 from raystill.training import footprint
 from raystill.training.advice import advice
+from raystill.training.footprint import Footprint
 
 A = TypeVar("A", bound=Artifact)
 
@@ -167,11 +168,20 @@ def learners(recipe: Recipe) -> Iterator[str]:
             continue
         yield f"{name}: {shape}"
         workers, gpu = (room.workers, room.gpu) if room else (footprint.least(compute) or 1, True)
-        if takes := footprint.footprint(shape, recipe.train_for(student), compute, workers, gpu):
+        if takes := held(recipe, student, workers, gpu):
             has = f"of {room.each / memory.GB:.1f} GB here" if room else "of GPUs whose memory is not known here"
             yield f"{name}: training takes each of {workers} {'GPUs' if gpu else 'workers'} about {takes}; {has}"
             if room and takes.total > room.each:
                 yield f"{name}: that does not fit; {footprint.advice(takes, compute)}"
+
+
+def held(recipe: Recipe, student: Student, workers: int, gpu: bool) -> Footprint | None:
+    """What training a student takes each of so many workers; None where its or its live teacher's size is not known."""
+    train, shape = recipe.train_for(student), origins.of_student(student, recipe.teacher).shape
+    teacher = origins.of_teacher(recipe.teacher).shape if train.teacher == "live" else None
+    if shape is None or (train.teacher == "live" and teacher is None):
+        return None
+    return footprint.footprint(shape, train, recipe.compute.train, workers, gpu, teacher)
 
 
 def resolved(block: Block, prefix: str = "") -> list[tuple[str, Any, str]]:

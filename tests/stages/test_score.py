@@ -133,3 +133,26 @@ def test_rows_longer_than_the_context_are_counted_and_too_many_stop_it(tiny_mode
     assert len(rows) == 10
     with pytest.raises(StageError, match="could not score 2 of 12 answers"):
         scored(tmp_path / "b", tiny_model, Score(k=5), table)
+
+
+def test_the_share_that_the_scoring_teacher_wrote(tmp_path: Path) -> None:
+    teacher, model = Teacher(model="t", system="Be brief."), Checkpoint("t", "t-print")
+
+    def generations(weights: str, by: Teacher) -> Table:
+        made = Manifest("generations", 2, "generate", 2, "g", {"teacher": by.identity()}, {"teacher": weights}, [])
+        return Table("g", "g", made)
+
+    said = [Message("user", "?"), Message("assistant", "!")]
+    rows = [Example(f"r{i}", who, 0, "train", said, None, [1], Ids([])) for i, who in enumerate("aaabcd")]
+    part = artifacts.write_part(str(tmp_path), "train", Example, rows)
+    table = artifacts.commit(Table, str(tmp_path), Manifest("examples", 1, "curate", 1, "e", {}, {}, [part]))
+    wrote = {
+        "a": generations("t-print", teacher),
+        "b": generations("other", teacher),
+        "c": generations("t-print", Teacher(model="t", system="Be long.")),
+        "d": generations("t-print", Teacher(model="moved", system="Be brief.", sampling={"temperature": 0})),
+    }
+    assert score.consistent(wrote, table, [(teacher, model)]) == pytest.approx(4 / 6)
+    assert score.consistent({"a": wrote["a"]}, table, [(teacher, model)]) == pytest.approx(3 / 6)
+    mixture = [(teacher, model), (teacher, Checkpoint("o", "other"))]
+    assert score.consistent(wrote, table, mixture) == pytest.approx(5 / 6)

@@ -131,6 +131,14 @@ def test_advice_lowers_the_largest_part() -> None:
     assert "micro_tokens (now 2048)" in footprint.advice(of(PHI4, 8, True, 3, max_length=131072), compute)
 
 
+def test_a_teacher_beside_the_student_adds_its_weights() -> None:
+    found = footprint.footprint(PHI4, recipe.Train(), recipe.Workers(zero=3), 4, True, LLAMA)
+    assert found is not None and LLAMA.parameters is not None
+    assert found.weights == of(PHI4, 4, True, 3).weights + 2 * LLAMA.parameters
+    mixture = replace(LLAMA, experts=True)
+    assert footprint.footprint(PHI4, recipe.Train(), recipe.Workers(), 4, True, mixture) is None
+
+
 def test_experts_are_not_worked_out() -> None:
     assert footprint.footprint(replace(LLAMA, experts=True), recipe.Train(), recipe.Workers(), 1, True) is None
 
@@ -144,5 +152,7 @@ def test_room_is_this_machine_or_unknown_on_a_cluster(monkeypatch: pytest.Monkey
     found = footprint.room(recipe.Workers(workers=4))
     assert found is not None and (found.workers, found.gpu) == (4, False)
     assert found.each == psutil.virtual_memory().total // 4
+    found = footprint.room(recipe.Workers(workers=(2, 4)))
+    assert found is not None and found.workers == 2, "where the fewest share, each holds most"
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     assert footprint.room(recipe.Workers()) is None

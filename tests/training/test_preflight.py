@@ -1,6 +1,9 @@
 """Two real steps in processes of their own, held against the arithmetic."""
 
+import json
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import build_tiny_model
@@ -20,6 +23,24 @@ def test_a_trial_comes_back_from_its_file(tmp_path: Path) -> None:
     trial = preflight.Trial(recipe.Train(seed=7), recipe.Workers(zero=2), "folder", 2, 1, False)
     preflight.store(trial, str(tmp_path))
     assert preflight.load(str(tmp_path)) == trial
+
+
+@pytest.mark.parametrize("killed", [True, False], ids=["killed by the kernel", "refused by the device"])
+def test_what_ends_for_lack_of_memory_is_told_from_other_failures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    def ended(command: list[str], stdout: Any, **_: Any) -> subprocess.CompletedProcess[str]:
+        if killed:
+            stdout.write(
+                "torch.multiprocessing.spawn.ProcessExitedException: process 0 terminated with signal SIGKILL\n"
+            )
+            return subprocess.CompletedProcess(command, 1)
+        Path(command[-1], "peak-0.json").write_text(json.dumps({"peak": 7, "fits": False}))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", ended)
+    seen = preflight.run(preflight.Trial(recipe.Train(), recipe.Workers(), str(tmp_path), 1, 1, False))
+    assert seen == preflight.Seen([] if killed else [7], fits=False)
 
 
 @pytest.mark.slow

@@ -25,8 +25,10 @@ from raystill.training.soft import Span
 class Writer(soft.Writer):
     """As soft.Writer, for a teacher whose tokens are `theirs` and a student whose tokens are `ours`."""
 
-    def __init__(self, file: IO[bytes], support: str, vocabulary: int, theirs: Tokens, ours: Tokens) -> None:
-        super().__init__(file, support, vocabulary)
+    def __init__(
+        self, file: IO[bytes], support: str, vocabulary: int, theirs: Tokens, ours: Tokens, k: int | None = None
+    ) -> None:
+        super().__init__(file, support, vocabulary, k)
         self.theirs, self.ours, self.numbers = theirs, ours, shared_numbers(theirs, ours)
         self.listed_mass = self.kept_mass = 0.0
 
@@ -38,7 +40,7 @@ class Writer(soft.Writer):
         if not found or not places:
             return Span()
         at, theirs = np.array(places).T
-        listed = soft.decoded(self.support, found.packed)[theirs]
+        listed = soft.decoded(self.support, found.packed, self.k)[theirs]
         held = soft.renumbered(listed, self.numbers)
         self.listed_mass += soft.mass(listed)
         self.kept_mass += soft.mass(held)

@@ -54,9 +54,14 @@ class Footprint:
         return f"{self.total / GB:.1f} GB: " + ", ".join(f"{name} {size / GB:.1f}" for name, size in parts.items())
 
 
-def footprint(shape: Shape, train: recipe.Train, compute: recipe.Workers, workers: int, gpu: bool) -> Footprint | None:
-    """That of one of so many workers at its longest micro-batch; None for a model whose parameters are not known."""
-    if shape.body is None or shape.parameters is None:
+def footprint(
+    shape: Shape, train: recipe.Train, compute: recipe.Workers, workers: int, gpu: bool, teacher: Shape | None = None
+) -> Footprint | None:
+    """That of one of so many workers at its longest micro-batch, with the weights of a `teacher` that sits beside it.
+
+    None for a model whose parameters are not known.
+    """
+    if shape.body is None or shape.parameters is None or (teacher and teacher.parameters is None):
         return None
     word, tied_head = (2 if gpu else 4), shape.vocabulary * shape.hidden
     if train.lora:
@@ -71,8 +76,9 @@ def footprint(shape: Shape, train: recipe.Train, compute: recipe.Workers, worker
     states = (0 if compute.zero == 0 and not gpu else 4) + (2 if train.optimizer == "adamw_8bit" else 8)
     bucket = min(shape.parameters, BUCKET) * word * (2 if gpu else 1)
     tokens = max(compute.micro_tokens, train.max_length)
+    own = 0 if "param" in offloaded else weights / (workers if compute.zero == 3 else 1)
     return Footprint(
-        weights=0 if "param" in offloaded else weights / (workers if compute.zero == 3 else 1),
+        weights=own + (word * teacher.parameters if teacher and teacher.parameters else 0),
         gradients=word * trained / (workers if compute.zero >= 2 else 1) + bucket * (compute.zero >= 1),
         optimizer=0 if "optimizer" in offloaded else states * shared,
         activations=tokens * activation_bytes(shape, word, compute.activation_checkpointing),
