@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 a stage failed; 2 the recipe or the command is wrong; 3 th
 is too small or something is taken; 5 a store refuses or lost something; 130 stopped by Ctrl-C.
 """
 
+import itertools
 import sys
 from typing import Annotated
 
@@ -69,11 +70,13 @@ def plan(
     typer.echo(printed.steps(made))
     findings = []
     if check and not made.problems:
-        from raystill import doctor
+        from raystill import doctor, rehearsal
 
-        for finding in doctor.examine(made):
+        for finding in itertools.chain(doctor.examine(made), rehearsal.trials(made)):
             findings.append(finding)
             typer.echo(printed.finding(finding))
+        for pair in doctor.pairs(made):
+            typer.echo(printed.pair(pair))
     if made.problems or any(f.problem for f in findings):
         raise typer.Exit(2)
 

@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from raystill import artifacts, chat, engine, losses, models, sources, storage
+from raystill import artifacts, chat, engine, losses, models, origins, pitfalls, sources, storage
 from raystill.artifacts import Table
+from raystill.compatibility import Pair, Side, pair
 from raystill.errors import RaystillError
+from raystill.origins import Origin
 from raystill.planning import Plan
 from raystill.recipe import Cut, Lora, Recipe, Student
 from raystill.records import Message, Prompt
@@ -19,10 +21,11 @@ PROBE_ROWS = 200
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. `problem` is None when it is well."""
+    """One thing looked at. `problem` is None when it is well; a `note` asks for nothing, or for a thought."""
 
     what: str
     problem: str | None
+    note: str | None = None
 
 
 def examine(plan: Plan) -> Iterator[Finding]:
@@ -36,6 +39,7 @@ def examine(plan: Plan) -> Iterator[Finding]:
     for role, model in _models(recipe):
         yield _look(f"{role} {model}: tokenizer, chat template, stop token", _tokenizer, model, recipe.root)
         yield _look(f"{role} {model}: prompts fit its context", _fit, plan, role, model)
+        yield from _spoilers(recipe, role, model)
     for name, student in recipe.all_students().items():
         train = recipe.train_for(student)
         own = student.init.from_ if isinstance(student.init, Cut) else student.model
@@ -84,6 +88,53 @@ def _tokenizer(model: str, root: str) -> None:
     chat.encode(tokenizer, turns, [1])
 
 
+def _spoilers(recipe: Recipe, role: str, model: str) -> Iterator[Finding]:
+    """What would spoil an answer or a training without an error."""
+    student = recipe.all_students().get(role)
+    try:
+        seen = pitfalls.look(models.resolve(model, recipe.root, offline=False).papers())
+        remarks = list(pitfalls.of_model(seen, student is not None))
+        if student:
+            train = recipe.train_for(student)
+            chosen = "max_length" in student.train or "max_length" in recipe.train.model_fields_set
+            remarks += [found] if (found := pitfalls.length(seen, train.max_length, chosen)) else []
+            if recipe.teacher.model and recipe.teacher.model != model:
+                teacher = pitfalls.look(models.resolve(recipe.teacher.model, recipe.root, offline=False).papers())
+                remarks += [found] if (found := pitfalls.one_stop(teacher, seen)) else []
+    except RaystillError:
+        return  # a tokenizer that cannot be read was told before
+    what = f"{role} {model}: its stop token, template, vocabulary and head go together"
+    if not remarks:
+        yield Finding(what, None)
+    for remark in remarks:
+        yield Finding(what, remark.text if remark.wrong else None, None if remark.wrong else remark.text)
+
+
+def pairs(plan: Plan) -> Iterator[Pair]:
+    """The teacher beside each student: what they have in common, and what can be learnt from it."""
+    recipe = plan.recipe
+    if recipe is None:
+        return
+    teacher = recipe.teacher
+    with_weights = bool(teacher.model or teacher.recipe)
+    theirs = _side("teacher", origins.of_teacher(teacher), with_weights, recipe.root)
+    for name, student in recipe.all_students().items():
+        yield pair(theirs, _side(name, origins.of_student(student, teacher), True, recipe.root))
+
+
+def _side(role: str, origin: Origin, weights: bool, root: str) -> Side:
+    """A model of the table. One that is not at hand keeps what its shape tells."""
+    try:
+        folder = models.resolve(origin.model, root, offline=False).papers() if origin.model else None
+        tokenizer = chat.load_tokenizer(folder) if folder else None
+    except RaystillError:
+        tokenizer = None
+    if tokenizer is None:
+        return Side(role, origin.model, weights, origin.shape)
+    ids, template = chat.fingerprint(tokenizer), chat.template_hash(tokenizer)
+    return Side(role, origin.model, weights, origin.shape, tokenizer.get_vocab(), ids, template)
+
+
 def _tokenizers(plan: Plan, student: str) -> tuple[chat.Tokenizer, chat.Tokenizer] | None:
     """The teacher's and the student's where they differ."""
     recipe = plan.recipe
@@ -125,7 +176,7 @@ def _adapted(plan: Plan, student: Student, lora: Lora) -> None:
     teacher = plan.recipe.teacher.model if plan.recipe else None
     model = teacher if own == "teacher" else own
     if plan.recipe and model:
-        adapters.targets(adapters.blank(models.resolve(model, plan.recipe.root, offline=False).folder()), lora)
+        adapters.targets(adapters.blank(models.resolve(model, plan.recipe.root, offline=False).papers()), lora)
 
 
 def _fit(plan: Plan, role: str, model: str) -> None:

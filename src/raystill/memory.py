@@ -74,15 +74,30 @@ def refuse(model: str, engine: Mapping[str, Any], gpu_bytes: int | None) -> None
 
 
 @cache
-def gpu_bytes() -> int | None:
-    """Memory of this machine's smallest GPU, also where Ray hides it from this process; None without one."""
+def gpu_sizes() -> tuple[int, ...]:
+    """Memory of each of this machine's GPUs, also where Ray hides them from this process."""
     sizes = output("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits") or ""
-    return min((int(size) << 20 for size in sizes.split() if size.isdigit()), default=None)
+    return tuple(int(size) << 20 for size in sizes.split() if size.isdigit())
+
+
+def gpu_bytes() -> int | None:
+    """Memory of this machine's smallest GPU; None without one."""
+    return min(gpu_sizes(), default=None)
 
 
 def known_gpu_bytes() -> int | None:
     """As `gpu_bytes`, for who plans where engines run elsewhere: None on a cluster, whose nodes are not this machine."""
     return None if on_cluster() else gpu_bytes()
+
+
+def peak_rss(process: int | str = "self") -> int:
+    """Most memory that a process has held, in bytes: VmHWM; 0 when it is gone."""
+    try:
+        with open(f"/proc/{process}/status") as status:  # noqa: PTH123  one read of a kernel file
+            line = next((text for text in status if text.startswith("VmHWM:")), "VmHWM: 0 kB")
+    except OSError:
+        return 0
+    return int(line.split()[1]) * 1024
 
 
 def _weights(folder: Path) -> int:

@@ -10,17 +10,19 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from raystill import artifacts, memory, models, pipeline, placement, recipe_file, storage
+from raystill import artifacts, memory, models, origins, pipeline, placement, recipe_file, shapes, storage
 from raystill.artifacts import Artifact
 from raystill.checks import check
 from raystill.errors import Problem, RaystillError
 from raystill.models import UNRESOLVED
-from raystill.recipe import Block, Recipe
+from raystill.recipe import Block, Recipe, Student
 from raystill.stages import evaluate
 from raystill.stages.generate import needs_ray
 from raystill.steps import Step
 from raystill.teachers.kept import FOLDER
+from raystill.training import footprint
 from raystill.training.advice import advice
+from raystill.training.footprint import Footprint
 
 A = TypeVar("A", bound=Artifact)
 
@@ -45,6 +47,8 @@ class Plan:
     problems: list[Problem]
     needs: list[str] = field(default_factory=list)
     """What a teacher needs of the machines, a line each: its replicas with GPUs, and beside a student that it trains live."""
+    learners: list[str] = field(default_factory=list)
+    """What each student is, and what training it takes."""
     warnings: list[str] = field(default_factory=list)
     """What is possible and rarely wanted, a line each."""
 
@@ -106,13 +110,9 @@ def plan(path: str, compute: str | None = None) -> Plan:
             problems = [Problem(located.where(), str(e), f"mend it and run: raystill plan {path}")]
     if problems:
         return Plan(located.recipe, planner.steps, problems)
-    return Plan(
-        located.recipe,
-        planner.steps,
-        [],
-        [*needs(located.recipe), *beside(located.recipe)],
-        list(warnings(located.recipe)),
-    )
+    recipe = located.recipe
+    needed = [*needs(recipe), *beside(recipe)]
+    return Plan(recipe, planner.steps, [], needed, list(learners(recipe)), list(warnings(recipe)))
 
 
 def warnings(recipe: Recipe) -> Iterator[str]:
@@ -120,6 +120,8 @@ def warnings(recipe: Recipe) -> Iterator[str]:
     for name, student in recipe.all_students().items():
         known = student.model if student.init == "pretrained" else None
         size, config = (models.parameters(known), models.config(known)) if known else (None, None)
+        if size is None and known and (shape := shapes.of(known)):
+            size = shape.parameters
         for line in advice(recipe.train_for(student), size, config):
             yield f"{name}: {line}"
 
@@ -154,6 +156,32 @@ def beside(recipe: Recipe) -> Iterator[str]:
         if train.loss.attention:
             said = "its own layers" if train.loss.attention.map == "uniform" else "the mapped layers"
             yield f"{name}: attention of {said} is computed twice on both sides, for answers' tokens and every head"
+
+
+def learners(recipe: Recipe) -> Iterator[str]:
+    """Every student whose config is at hand or known, and the memory that training it takes."""
+    compute = recipe.compute.train
+    room = footprint.room(compute)
+    for name, student in recipe.all_students().items():
+        shape = origins.of_student(student, recipe.teacher).shape
+        if shape is None:
+            continue
+        yield f"{name}: {shape}"
+        workers, gpu = (room.workers, room.gpu) if room else (footprint.least(compute) or 1, True)
+        if takes := held(recipe, student, workers, gpu):
+            has = f"of {room.each / memory.GB:.1f} GB here" if room else "of GPUs whose memory is not known here"
+            yield f"{name}: training takes each of {workers} {'GPUs' if gpu else 'workers'} about {takes}; {has}"
+            if room and takes.total > room.each:
+                yield f"{name}: that does not fit; {footprint.advice(takes, compute)}"
+
+
+def held(recipe: Recipe, student: Student, workers: int, gpu: bool) -> Footprint | None:
+    """What training a student takes each of so many workers; None where its or its live teacher's size is not known."""
+    train, shape = recipe.train_for(student), origins.of_student(student, recipe.teacher).shape
+    teacher = origins.of_teacher(recipe.teacher).shape if train.teacher == "live" else None
+    if shape is None or (train.teacher == "live" and teacher is None):
+        return None
+    return footprint.footprint(shape, train, recipe.compute.train, workers, gpu, teacher)
 
 
 def resolved(block: Block, prefix: str = "") -> list[tuple[str, Any, str]]:

@@ -22,6 +22,9 @@ from raystill.stages.report import report
 HOSTILE = '<script>alert("1")</script><img src=x onerror=alert(2)>'
 ROWS = 20
 RIGHT = {"teacher": 18, "baseline": 1, "student": 17}
+NOTED = {"learning_rate": 1e-5, "gradient_norm": 2.5, "resumed": False, "tokens_per_s": 900.0, "memory_bytes": 3e9}
+MORE: list[dict[str, Any]] = [{}, NOTED | {"supervised_tokens_per_s": 300.0, "mfu": None, "tokens": 7}]
+"""A first row as an older version wrote it."""
 SECONDS = {"teacher": 0.8, "baseline": 0.2, "student": 0.2}
 
 
@@ -64,7 +67,10 @@ def table(root: Path, stage: str, files: list[File], counts: dict[str, Any]) -> 
 
 def model(root: Path, name: str, parameters: int) -> Checkpoint:
     curve = "".join(
-        json.dumps({"step": i, "loss": 4 / i, "applied": i != 3, "validation_loss": 4 / i if i == 5 else None}) + "\n"
+        json.dumps(
+            {"step": i, "loss": 4 / i, "applied": i != 3, "validation_loss": 4 / i if i == 5 else None} | MORE[i > 1]
+        )
+        + "\n"
         for i in range(1, 6)
     ).encode()
     url = f"{root}/train-{name}"
@@ -368,3 +374,16 @@ def test_a_teacher_behind_a_url_is_compared_by_its_answers_and_its_price(tmp_pat
     }  # fmt: skip
     assert made["teachers"]["local"]["answers"] == 7
     assert "What each teacher answered" in page
+
+
+def test_a_training_is_drawn_with_what_it_did_not_apply_and_how_fast_it_was(tmp_path: Path) -> None:
+    folder = Path(report(recipe(tmp_path), line(tmp_path)))
+    made = json.loads((folder / "report.json").read_text())["training"]["student"]
+    assert (made["steps"], made["steps_not_applied"], made["resumed_at"]) == (5, 1, [])
+    assert (made["tokens_per_s"], made["supervised_tokens_per_s"], made["mfu"]) == (900.0, 300.0, None)
+    assert made["memory_bytes"] == 3e9
+    page = (folder / "report.html").read_text()
+    assert "1 step not applied: no finite loss and gradient (3)" in page
+    assert "900 tokens per second, 300 of them learnt from (medians over steps). A worker held at most" in page
+    assert page.count('class="plot" role="img"') == 3
+    assert 'aria-label="Learning rate, up to 1e-5."' in page

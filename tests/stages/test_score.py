@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import build_tiny_model
 
 from raystill import artifacts, chat, session, targets
 from raystill.artifacts import Checkpoint, Manifest, Table
@@ -46,11 +47,13 @@ def examples(root: Path, model: Path, long: int = 0, words: int = 400) -> Table:
 
 
 def scored(
-    root: Path, model: Path, config: Score, table: Table, max_error_rate: float = 0.0, **engine: int
-) -> tuple[Any, list[Targets]]:
+    root: Path, model: Path, config: Score, table: Table, max_error_rate: float = 0.0, second: Path | None = None,
+    **engine: int,
+) -> tuple[Any, list[Targets]]:  # fmt: skip
     context = Context(str(root / "score" / "s"), Compute(), Lines(io.StringIO()), max_error_rate, root)
     teacher = Teacher(kind="reference", system="Be brief.", engine=engine)
-    outcome = score.score(config, teacher, Checkpoint(str(model), "m"), table, context)
+    further = [(teacher, Checkpoint(str(second), "second"))] if second else []
+    outcome = score.score(config, teacher, Checkpoint(str(model), "m"), table, context, further)
     manifest = Manifest("t", 1, "score", 1, "s", {}, {}, list(outcome.files))
     made = artifacts.commit(Table, context.url, manifest)
     return outcome, sorted(made.rows(Targets), key=lambda t: t.id)
@@ -85,6 +88,25 @@ def test_a_long_answer_in_small_steps_is_the_same(tiny_model: Path, tmp_path: Pa
         assert list(ours.completion_ids) == list(theirs.completion_ids)
         a, b = targets.unpack_topk(ours.packed), targets.unpack_topk(theirs.packed)
         np.testing.assert_allclose(a.logprobs_TK, b.logprobs_TK, atol=2 * targets.STEP)
+
+
+def test_a_mixture_lies_between_its_teachers(tiny_model: Path, tmp_path: Path) -> None:
+    other, table = build_tiny_model(tmp_path / "other", hidden=128), examples(tmp_path, tiny_model)
+    everything = {"k": 384}
+    _, first = scored(tmp_path / "a", tiny_model, Score.model_validate(everything), table)
+    _, second = scored(tmp_path / "b", other, Score.model_validate(everything), table)
+    both = Score.model_validate({**everything, "mixture": {"x": 3, "y": 1}})
+    outcome, mixed = scored(tmp_path / "c", tiny_model, both, table, second=other)
+    assert outcome.facts["mixture"] == [0.75, 0.25]
+    for a, b, found in zip(first, second, mixed, strict=True):
+        assert list(a.completion_ids) == list(b.completion_ids) == list(found.completion_ids)
+        p, q, m = (whole(targets.unpack_topk(t.packed)) for t in (a, b, found))
+        np.testing.assert_allclose(m, 0.75 * p + 0.25 * q, rtol=0.11)  # each is stored to 0.051 nats
+
+
+def whole(kept: targets.TopK) -> np.ndarray:
+    """Probabilities in the order of ids, [T, V]."""
+    return np.take_along_axis(np.exp(kept.logprobs_TK), np.argsort(kept.ids_TK, 1), 1)
 
 
 def test_draws_resume_and_take_over(tiny_model: Path, tmp_path: Path) -> None:

@@ -50,11 +50,11 @@ def one_worker(rank: int, folder: str, model: str, workers: int) -> None:
         for step in range(4):
             at = batches.batch(16, 2, 8, 0, step)
             before = loop.gathered(worker.engine, keep=True)
-            mean, applied, _ = loop.one_step(worker, at, step, 1e-3, stop=False)
+            mean, norm, _ = loop.one_step(worker, at, step, 1e-3, stop=False)
             after = loop.gathered(worker.engine, keep=True)
             moved = any(not torch.equal(before[name], after[name]) for name in before)
             whole = all(bool(t.isfinite().all()) for t in after.values())
-            rows.append((POISON in at, math.isfinite(mean), applied, moved, whole, mean))
+            rows.append((POISON in at, math.isfinite(mean), norm is not None, moved, whole, mean))
         seen[stage] = rows
     torch.save(seen, f"{folder}/seen-{rank}.pt")
     dist.destroy_process_group()

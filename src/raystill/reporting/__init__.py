@@ -4,6 +4,7 @@
     summary      findings -> the content of report.json, on which all that follows rests
     differences  answers side by side, with the words in which they differ
     charts       numbers -> inline SVG
+    curves       a training's steps -> inline SVG
     figures      numbers as people read them
     page, card   report -> HTML, Markdown
     table        report -> the lines a run ends with

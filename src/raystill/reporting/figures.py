@@ -138,6 +138,11 @@ def count(value: float | None) -> str:
     return NONE if value is None else f"{value:,.0f}"
 
 
+def power(value: float) -> str:
+    """Two significant figures, small ones with an exponent: as one writes a learning rate."""
+    return f"{value:.2g}".replace("e-0", "e-")
+
+
 def three(value: float) -> str:
     """Three significant figures, never as an exponent."""
     decimals = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2

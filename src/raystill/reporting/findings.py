@@ -41,11 +41,19 @@ class Made:
 
 @dataclass(frozen=True)
 class Point:
-    """One optimizer step of a training curve; a loss that was not finite or not applied is None."""
+    """One optimizer step of a training curve; a loss that was not finite or not applied is None, as is what was not noted."""
 
     step: int
     loss: float | None
     validation_loss: float | None
+    learning_rate: float | None = None
+    gradient_norm: float | None = None
+    resumed: bool = False
+    """Whether it is the first one after a checkpoint."""
+    tokens_per_s: float | None = None
+    supervised_tokens_per_s: float | None = None
+    mfu: float | None = None
+    memory_bytes: float | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from raystill.metrics.compare import TEACHER
-from raystill.reporting import charts, figures, headline
+from raystill.reporting import charts, curves, figures, headline
 from raystill.reporting.differences import Differences, differences
 from raystill.reporting.findings import Findings
 from raystill.reporting.summary import Report
@@ -72,7 +72,7 @@ def page(report: Report, found: Findings) -> str:
             qualities=_qualities(shown),
             sizes=_sizes(report, shown),
             speeds=_speeds(shown),
-            curves={name: c for name, points in found.curves.items() if (c := charts.curve(points))},
+            curves={name: c for name, points in found.curves.items() if (c := curves.curve(points))},
             answers=_answers(report, found),
         )
     )
@@ -144,7 +144,10 @@ def _environment() -> Environment:
         "parameters": figures.parameters,
         "count": figures.count,
         "three": figures.three,
+        "power": figures.power,
         "busy": _busy,
     }
-    environment.globals |= {"money": figures.money, "points": figures.metric_points}
+    environment.globals |= {
+        "money": figures.money, "points": figures.metric_points, "three": figures.three, "power": figures.power,
+    }  # fmt: skip
     return environment

@@ -4,7 +4,8 @@ Later versions add keys; SCHEMA rises when one of these changes its meaning.
 """
 
 import collections
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from raystill.metrics.bootstrap import CONFIDENCE
@@ -243,7 +244,17 @@ def _training(points: Sequence[Point]) -> dict[str, Any]:
         "loss": losses[-1] if losses else None,
         "validation_loss": validations[-1] if validations else None,
         "steps_not_applied": sum(p.loss is None for p in points),
+        "resumed_at": [p.step for p in points if p.resumed],
+        "tokens_per_s": _median(p.tokens_per_s for p in points),
+        "supervised_tokens_per_s": _median(p.supervised_tokens_per_s for p in points),
+        "mfu": _median(p.mfu for p in points),
+        "memory_bytes": max((p.memory_bytes for p in points if p.memory_bytes), default=None),
     }
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    noted = [v for v in values if v is not None]
+    return statistics.median(noted) if noted else None
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:

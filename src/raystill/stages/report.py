@@ -4,6 +4,7 @@ import datetime
 import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Protocol
 
@@ -188,7 +189,8 @@ def _curve(model: Checkpoint) -> list[Point]:
         return []
     path = next((f.path for f in model.manifest.files if f.path.endswith("curve.jsonl")), None)
     rows = [json.loads(line) for line in model.read(path).decode().splitlines()] if path else []
-    return [Point(r["step"], r["loss"] if r["applied"] else None, r["validation_loss"]) for r in rows]
+    noted = [f.name for f in fields(Point)]
+    return [Point(**{k: r[k] for k in noted if k in r} | {"loss": r["loss"] if r["applied"] else None}) for r in rows]
 
 
 def _said(prompts: list[Prompt], answers: Mapping[str, list[Answer]], comparison: Comparison) -> list[Said]:

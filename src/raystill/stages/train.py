@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 CURVE = "curve.jsonl"
-"""Rows of step, loss, applied, validation_loss, learning_rate, tokens, elapsed_s: what the report draws."""
+"""One row a step: loss, validation_loss, learning_rate, gradient_norm, applied, resumed, tokens, elapsed_s, and gauges."""
 POLL_S = 0.3
 """Time between two looks at the board."""
 
@@ -60,10 +60,10 @@ class Counts:
     """Tokens of the kept examples that the student learns to write."""
     with_targets: int = 0
     """Those of them of which the teacher says more than the text does."""
-    carried_mass: float = 1.0
-    """Mean share of the teacher's listed mass there that stands for tokens of the student; below 1 with another tokenizer."""
     raised_tails: int = 0
-    """Those of these whose stored tail was 0, and was read as `soft.LEAST_TAIL`."""
+    """Those of these whose stored tail was 0, and was read as `losses.LEAST_TAIL`."""
+    carried_mass: float = 1.0
+    """Mean share of the teacher's listed mass that stands for tokens of the student; below 1 with another tokenizer."""
 
 
 def train(
@@ -112,7 +112,7 @@ def train(
     if Path(student.url).is_dir():
         student = replace(student, url=str(Path(student.url).resolve()))
     if beside:
-        layermap.check(train.loss, *(models.config(m.folder()) or {} for m in (student, beside.model)))
+        layermap.check(train.loss, *(models.config(m.papers()) or {} for m in (student, beside.model)))
     attempt = uuid.uuid4().hex[:12]
     work = storage.join(url, "work", attempt)
     counts = _tokenise(train, system, examples, targets, beside, student, work, own, k, context.scratch)
@@ -190,9 +190,10 @@ def _tokenise(
     tokenizer = chat.load_tokenizer(student.papers())
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         with (Path(folder) / (live.FILE if beside else soft.FILE)).open("wb") as file:
-            shown = live.Writer(file, beside.teacher, beside.model.folder(), tokenizer) if beside else None
-            writer = None
-            if targets:
+            writer: live.Writer | soft.Writer | None = None
+            if beside:
+                writer = live.Writer(file, beside.teacher, beside.model.papers(), tokenizer)
+            elif targets:
                 soft.check(targets, examples)
                 if own and targets.facts["tokenizer"] != chat.fingerprint(tokenizer):
                     raise ModelError(
@@ -200,13 +201,11 @@ def _tokenise(
                         "with the teacher's tokenizer, or rounds: 0"
                     )
                 writer = _writer(file, targets, tokenizer, models.vocabulary(student.papers()), k)
-            batches.store(work, _encoded(train, system, examples, targets, tokenizer, shown or writer, own, counts))
-            if writer:
-                counts.with_targets, counts.raised_tails = writer.saying, writer.raised_tails
-        if isinstance(writer, crossed.Writer):
-            counts.carried_mass = writer.carried_mass()
-            if writer.support == "sampled":
-                writer.beyond().tofile(Path(folder) / soft.BEYOND)
+            batches.store(work, _encoded(train, system, examples, targets, tokenizer, writer, own, counts))
+        if writer:
+            vars(counts).update(writer.counts())
+        if isinstance(writer, crossed.Writer) and writer.support == "sampled":
+            writer.beyond().tofile(Path(folder) / soft.BEYOND)
         if counts.with_targets:
             storage.upload(Path(folder), work)
     return counts
@@ -262,7 +261,6 @@ def _encoded(
                     continue
             setattr(counts, example.split, getattr(counts, example.split) + 1)
             counts.supervised += sum(encoded.loss_mask)
-            counts.with_targets += span.count if isinstance(writer, live.Writer) else 0
             yield example.split, encoded, example.weight, span
 
 
@@ -275,7 +273,7 @@ def _exam(
     early = train.early_stopping or recipe.EarlyStopping()
     references = set(prompts.column("reference", "train", "validation")) - {None}
     judge = tasks.load(task, references)
-    tokenizer = chat.load_tokenizer(student.folder())
+    tokenizer = chat.load_tokenizer(student.papers())
 
     def askable(prompt: Prompt) -> bool:
         judged = early.metric in tasks.metrics_of(judge, [prompt])
@@ -401,7 +399,7 @@ def _show(
         # A resumed run starts further on, and after a lost worker some steps are done again.
         if (done := row["step"] - shown["step"]) <= 0:
             continue
-        scalars = {k: float(v) for k, v in row.items() if k not in ("step", "applied") and v is not None}
+        scalars = {k: float(v) for k, v in row.items() if k not in ("step", "applied", "resumed") and v is not None}
         newest = {k: v for k, v in scalars.items() if k in ("loss", "learning_rate")}
         # A resumed run's first row also counts what was learnt before it.
         tokens = row["tokens"] - shown["tokens"] if done == 1 else 0

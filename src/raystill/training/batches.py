@@ -200,10 +200,14 @@ def _by_length(lengths: Sequence[int], order: list[int], workers: int, micro_tok
     return [bins[w::workers] for w in range(workers)]
 
 
+def counts(corpus: Corpus, of: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+    """Supervised tokens of each of some examples."""
+    return np.array([corpus.mask[corpus.starts[i] + 1 : corpus.ends[i]].sum() for i in of], np.int64)
+
+
 def supervised(corpus: Corpus, of: Sequence[int] | NDArray[np.int64]) -> float:
     """Supervised tokens of some examples, each counted with its example's weight: what their summed loss is divided by."""
-    counts = [int(corpus.mask[corpus.starts[i] + 1 : corpus.ends[i]].sum()) for i in of]
-    return float(np.dot(counts, corpus.weights[list(of)]))
+    return float(np.dot(counts(corpus, of), corpus.weights[list(of)]))
 
 
 def micro(corpus: Corpus, of: Sequence[int], packing: bool, device: torch.device) -> Micro:

@@ -9,7 +9,7 @@ TRL, X-Token in NeMo-RL; those merge spans or project instead). The tokens that 
 
 from collections.abc import Sequence
 from itertools import takewhile
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,9 +52,9 @@ class Writer(soft.Writer):
         rows[at] = held
         return self.keep(rows, sum(encoded.loss_mask) - answer)
 
-    def carried_mass(self) -> float:
-        """Share of the listed mass that stands for tokens of the student."""
-        return self.kept_mass / self.listed_mass if self.listed_mass else 0.0
+    def counts(self) -> dict[str, Any]:
+        """Also the share of the listed mass that stands for tokens of the student."""
+        return super().counts() | {"carried_mass": self.kept_mass / self.listed_mass if self.listed_mass else 0.0}
 
     def beyond(self) -> NDArray[np.uint8]:
         """Per id of the student, whether none of the teacher's tokens is it."""

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raystill.losses import ABSENT
-from raystill.training.soft import LEAST_TAIL
+from raystill.losses import ABSENT, LEAST_TAIL
 
 
 @dataclass(frozen=True)

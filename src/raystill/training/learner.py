@@ -1,37 +1,39 @@
 """What DeepSpeed wraps: the student with its loss, so that one forward pass gives one number and no logits."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from raystill.losses.cross_entropy import cross_entropy
 from raystill.training import causal, chunks
-from raystill.training.batches import Micro
-from raystill.training.beside import Beside
-from raystill.training.causal import Positions
 from raystill.training.dense import Dense
-from raystill.training.matching import Matching
 from raystill.training.objective import Objective
+
+if TYPE_CHECKING:
+    from raystill.training.batches import Micro
+    from raystill.training.beside import Beside
+    from raystill.training.causal import Positions
+    from raystill.training.matching import Matching
 
 
 class Learner(torch.nn.Module):
     """A causal language model of transformers, and what is minimised; with a live teacher also what that says."""
 
     def __init__(
-        self, student: Any, objective: Objective, teacher: Beside | None = None, matching: Matching | None = None
+        self, student: Any, objective: Objective, teacher: "Beside | None" = None, matching: "Matching | None" = None
     ) -> None:
         super().__init__()
         self.student, self.objective, self.teacher, self.matching = student, objective, teacher, matching
         self.chunked = self.text_only = False
 
-    def look(self, micro: Micro) -> None:
+    def look(self, micro: "Micro") -> None:
         """See whether logits need to exist only in chunks (`causal.headed`)."""
         self.student.eval()
         self.chunked = causal.headed(self.student, micro.inputs)
         self.student.train()
 
-    def forward(self, micro: Micro) -> Tensor:
+    def forward(self, micro: "Micro") -> Tensor:
         """Weighted sum of a micro-batch's token losses, computed at supervised positions alone.
 
         With `text_only` their cross-entropy, whatever is minimised.
@@ -53,7 +55,7 @@ class Learner(torch.nn.Module):
             total = total + (matching(ours, theirs, micro.view) * micro.weights_N).sum()
         return total
 
-    def _loss(self, micro: Micro, theirs: Positions | None, logits_NV: Tensor, at: slice) -> Tensor:
+    def _loss(self, micro: "Micro", theirs: "Positions | None", logits_NV: Tensor, at: slice) -> Tensor:
         if self.text_only:
             return (cross_entropy(logits_NV, micro.labels_N[at]) * micro.weights_N[at]).sum()
         soft: Any = micro.soft[at] if micro.soft else None

@@ -18,11 +18,24 @@ from torch import Tensor
 from raystill import recipe, storage
 from raystill.artifacts import Checkpoint
 from raystill.errors import RaystillError, StageError
-from raystill.training import adapters, batches, checkpoints, early, export, kernels, layouts, loading, optimizers, zero
+from raystill.training import (
+    adapters,
+    batches,
+    checkpoints,
+    early,
+    export,
+    kernels,
+    layouts,
+    loading,
+    offload,
+    optimizers,
+    zero,
+)
 from raystill.training.batches import Corpus, Micro
 from raystill.training.beside import Beside
 from raystill.training.checkpoints import Layout, Saved
 from raystill.training.exam import Exam, mark
+from raystill.training.gauges import Gauges, gauges
 from raystill.training.learner import Learner
 from raystill.training.matching import Matching
 from raystill.training.objective import objective
@@ -65,6 +78,7 @@ class Worker:
     job: Job
     engine: Any
     parameters: int
+    gauges: Gauges
     corpora: dict[str, Corpus]
     device: torch.device
     rank: int
@@ -90,6 +104,7 @@ def fit(job: Job) -> None:
     corpus = worker.corpora["train"]
     total = batches.steps(len(corpus), train.epochs, train.batch_size)
     curve, tokens, attempts = resume(worker)
+    resumed = len(curve)
     saver = Saver(storage.join(job.url, CHECKPOINTS), job.attempt, job.board.say.remote)
     validate_at = {round(total * (i + 1) / train.validations) for i in range(train.validations)}
     # Time goes on from where a resumed run stood; rows before the checkpoint keep their own.
@@ -105,15 +120,20 @@ def fit(job: Job) -> None:
         at = batches.batch(len(corpus), train.epochs, train.batch_size, train.seed, step)
         watched = {"text_loss_before": text_loss(worker)} if job.watch_text and step == 0 else {}
         rate = learning_rate(train, step, total)
-        value, applied, stop = one_step(worker, at, step, rate, stop=asked)
+        started = time.perf_counter()
+        value, norm, stop = one_step(worker, at, step, rate, stop=asked)
+        seconds, learnt = time.perf_counter() - started, int(batches.counts(corpus, at).sum())
+        read = worker.gauges.read(corpus.lengths[at].tolist(), learnt, seconds)
         tokens += int(corpus.lengths[at].sum())
-        skipped = 0 if applied else skipped + 1
+        skipped = 0 if norm is not None else skipped + 1
         if skipped == MAX_SKIPS:
             raise StageError(
                 f"training diverged: steps {step + 2 - skipped} to {step + 1} of {total} had no finite loss and gradient, so "
                 f"none was applied; lower train.learning_rate (now {train.learning_rate:g}) or raise train.warmup"
             )
-        row: dict[str, Any] = {"step": step + 1, "loss": value if math.isfinite(value) else None, "applied": applied}
+        row: dict[str, Any] = {"step": step + 1, "loss": value if math.isfinite(value) else None}
+        row |= {"applied": norm is not None, "gradient_norm": norm, "resumed": 0 < step == resumed}
+        row |= read if norm is not None else dict.fromkeys(read)
         validated = step + 1 in validate_at
         row |= {"validation_loss": validate(worker) if validated else None} | watched
         if job.exam:
@@ -150,19 +170,21 @@ def start(job: Job) -> Worker:
     torch.manual_seed(job.train.seed)
     import deepspeed
 
+    offload.require(job.train.deepspeed)
     device = torch.device("cuda", torch.cuda.current_device()) if job.gpu else torch.device("cpu")
     model, parameters = loading.student(job.student.folder(), job.train, job.compute, device)
     corpora = batches.fetch(storage.join(job.url, "work", job.attempt))
     learner = Learner(model, objective(job.train.loss, job.temperature), *beside(job, model, corpora["train"], device))
     learner.look(shortest(corpora["train"], job.train.packing, model.device))
     if job.gpu:
-        kernels.fit(model)
+        kernels.fit(model, flash=job.train.loss.attention is None)
     if job.compute.compile:
         loading.compile_layers(model)
     workers = dist.get_world_size()
+    seen = gauges(model, device, workers)
     settings = zero.settings(job.compute.zero, job.train.clip, workers, parameters, job.gpu, job.train.deepspeed)
     engine, *_ = deepspeed.initialize(model=learner, optimizer=optimizers.build(learner, job.train), config=settings)
-    return Worker(job, engine, parameters, corpora, device, dist.get_rank(), workers)
+    return Worker(job, engine, parameters, seen, corpora, device, dist.get_rank(), workers)
 
 
 def beside(job: Job, student: Any, corpus: Corpus, device: torch.device) -> tuple[Beside | None, Matching | None]:
@@ -191,8 +213,11 @@ def learning_rate(train: recipe.Train, step: int, total: int) -> float:
     return train.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
 
 
-def one_step(worker: Worker, at: Any, step: int, rate: float, stop: bool) -> tuple[float, bool, bool]:
-    """Learn from one global batch. Returns its mean loss, whether it was applied, and whether someone asked to stop."""
+def one_step(worker: Worker, at: Any, step: int, rate: float, stop: bool) -> tuple[float, float | None, bool]:
+    """Learn from one global batch. Returns its mean loss, its gradient's norm, and whether someone asked to stop.
+
+    The norm is the one that clipping compares, None where the step was not applied. The device has done the step.
+    """
     engine, corpus = worker.engine, worker.corpora["train"]
     torch.manual_seed(worker.job.train.seed + step)
     for group in engine.optimizer.param_groups:
@@ -217,18 +242,22 @@ def one_step(worker: Worker, at: Any, step: int, rate: float, stop: bool) -> tup
     return mean, apply(engine), stop
 
 
-def apply(engine: Any) -> bool:
-    """Step the optimizer unless the gradient is not finite; whether it was applied.
+def apply(engine: Any) -> float | None:
+    """Step the optimizer and return the gradient's norm before clipping; None where it was not finite and nothing applied.
 
-    ZeRO 1-3 and bf16 skip such a step themselves, silently. ZeRO 0 in fp32 would apply it and destroy the weights.
+    ZeRO 1-3 and bf16 skip such a step themselves, silently, and keep the norm. ZeRO 0 in fp32 does neither, and would destroy
+    the weights. Reading the norm waits for nothing more: DeepSpeed's throughput timer ends each step by waiting for the device.
     """
     if engine.zero_optimization_stage() == 0 and not engine.bfloat16_enabled():
         gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
-        if not math.isfinite(float(torch.nn.utils.get_total_norm(gradients))):
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        if not math.isfinite(norm):
             engine.zero_grad()
-            return False
+            return None
+        engine.step()
+        return norm
     engine.step()
-    return bool(engine.was_step_applied())
+    return float(engine.get_global_grad_norm()) if engine.was_step_applied() else None
 
 
 def deal(worker: Worker, corpus: Corpus, at: Any) -> list[list[int]]:

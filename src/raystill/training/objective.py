@@ -5,15 +5,18 @@ others together.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from raystill import losses, plugins, recipe
+from raystill import losses, plugins
 from raystill.losses import ABSENT
 from raystill.losses.cross_entropy import cross_entropy
 from raystill.training.dense import Dense
+
+if TYPE_CHECKING:
+    from raystill import recipe
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Objective:
         return loss_N + (1 - share_N) * cross_entropy(logits_NV, labels_N)
 
 
-def objective(loss: recipe.Loss, temperature: float) -> Objective:
+def objective(loss: "recipe.Loss", temperature: float) -> Objective:
     """The recipe's loss, with the temperature at which its targets were scored."""
     if loss.kind == losses.TEXT:
         return Objective()

@@ -17,12 +17,10 @@ from raystill import targets
 from raystill.artifacts import File, Table, decode
 from raystill.chat import Encoded
 from raystill.errors import DataError, ModelError
-from raystill.losses import ABSENT
+from raystill.losses import ABSENT, LEAST_TAIL
 from raystill.records import Targets
 
 FILE = "soft.bin"
-LEAST_TAIL = 2.0**-24
-"""A stored tail of 0, where not all ids are listed, is read as this: float32 log-probabilities cannot tell them apart."""
 LOG_LEAST_TAIL = np.float32(np.log(np.float32(LEAST_TAIL)))
 
 BEYOND = "beyond.bin"
@@ -66,6 +64,10 @@ class Writer:
         self.file.write(rows.tobytes())
         self.rows += len(rows)
         return Span(self.rows - len(rows), first, len(rows))
+
+    def counts(self) -> dict[str, Any]:
+        """What the stage counts of them."""
+        return {"with_targets": self.saying, "raised_tails": self.raised_tails}
 
 
 def alone(encoded: Encoded, span: Span) -> tuple[Encoded, Span]:

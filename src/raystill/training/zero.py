@@ -20,6 +20,7 @@ OWNED: dict[str, str] = {
     "amp": "nothing: bf16 on GPUs, fp32 on CPUs",
     "zero_optimization.stage": "compute.train.zero",
     "check_grad_overflow": "nothing: without it a NaN gradient destroys the weights",
+    "zero_optimization.compute_grad_norm": "nothing: without it nothing is clipped, and a NaN gradient destroys the weights",
 }
 """DeepSpeed keys that raystill sets, and the recipe line that decides each."""
 
