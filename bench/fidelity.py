@@ -116,7 +116,7 @@ def run(teacher: forward.Forward, student: Any, batch: list[Asked]) -> Batch:
 
 def cut(folder: str, layers: Sequence[int]) -> Any:
     """The teacher with these layers alone."""
-    student = forward.Forward(recipe.Score(), recipe.Teacher(kind="reference"), folder).model
+    student = forward.Forward(recipe.Score(), recipe.Teacher(kind="reference"), folder).model.requires_grad_()
     student.model.layers = torch.nn.ModuleList([student.model.layers[i] for i in layers])
     for i, layer in enumerate(student.model.layers):
         layer.self_attn.layer_idx = i

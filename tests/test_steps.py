@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raystill import artifacts, provenance, session
+from raystill import artifacts, engine, placement, provenance, session
 from raystill.artifacts import Checkpoint, Manifest, Outcome
 from raystill.context import Context
 from raystill.errors import StageError
@@ -65,10 +65,11 @@ def test_what_needs_no_ray_is_made_by_the_driver(recipe: Recipe, tmp_path: Path)
 
 
 def test_a_driver_without_gpu_names_what_models_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(provenance.HARDWARE, "8 x NVIDIA-H200")
+    monkeypatch.setenv(placement.HARDWARE, "8 x NVIDIA-H200")
     provenance.hardware.cache_clear()
     try:
         assert provenance.hardware() == "8 x NVIDIA-H200"
+        assert engine.on_cluster()
     finally:
         provenance.hardware.cache_clear()
 

@@ -1,5 +1,6 @@
 """Every mistake of a recipe that can be found offline without a model library: what `plan` lists and `run` refuses."""
 
+import functools
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -43,13 +44,13 @@ from raystill.teachers import endpoint
 from raystill.training import fits, layermap, pairs, zero
 
 
-def check(located: Located) -> list[Problem]:
-    """All mistakes, in the order of the recipe's own keys."""
+def check(located: Located, gpu: bool | None = None) -> list[Problem]:
+    """All mistakes, in the order of the recipe's own keys. `gpu` says whether training has GPUs; None looks for them here."""
     found: list[Problem] = []
+    training = functools.partial(_training, gpu)
     for look in (
-        _plugins, _data, _task, _teacher, _endpoint, _students, _losses, _mixture, _training, _early_stopping, _comparable,
-        _owned,
-        _root,
+        _plugins, _data, _task, _teacher, _endpoint, _students, _losses, _mixture, training, _early_stopping, _comparable,
+        _owned, _root,
     ):  # fmt: skip
         found += look(located)
     # Students that share a block share its mistakes.
@@ -329,10 +330,11 @@ def _metrics(recipe: Recipe) -> list[str]:
         return []
 
 
-def _training(located: Located) -> Iterator[Problem]:
+def _training(gpu: bool | None, located: Located) -> Iterator[Problem]:
     """What the trainer cannot do with these keys, here or on the cluster that is named."""
-    recipe, gpu = located.recipe, None if engine.on_cluster() else engine.has_gpu()
-    compute = recipe.compute.train
+    recipe, compute = located.recipe, located.recipe.compute.train
+    if gpu is None and not engine.on_cluster():
+        gpu = engine.has_gpu()
     for name, student in recipe.all_students().items():
         loc: Loc = ("student",) if recipe.student else ("students", name)
         try:

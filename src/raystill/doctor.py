@@ -174,7 +174,7 @@ def _adapted(plan: Plan, student: Student, lora: Lora) -> None:
     teacher = plan.recipe.teacher.model if plan.recipe else None
     model = teacher if own == "teacher" else own
     if plan.recipe and model:
-        adapters.targets(adapters.blank(models.resolve(model, plan.recipe.root, offline=False).folder()), lora)
+        adapters.targets(adapters.blank(models.resolve(model, plan.recipe.root, offline=False).papers()), lora)
 
 
 def _fit(plan: Plan, role: str, model: str) -> None:

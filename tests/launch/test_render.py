@@ -70,12 +70,20 @@ def test_pods_of_an_engine_are_equal(tensor: int, pipeline: int, pods: tuple[int
     assert (made[0].groups[0].gpus, made[0].groups[0].hosts) == pods
 
 
-@pytest.mark.parametrize(("workers", "pods"), [(1, (1, 1)), (8, (8, 1)), (12, (6, 2)), (24, (8, 3)), (None, (8, 1))])
-def test_trainers_fill_the_fewest_pods(workers: int | None, pods: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("workers", "pods"), [(1, (1, 1)), (8, (8, 1)), (12, (6, 2)), (24, (8, 3)), ([8, 16], (8, 2)), (None, (8, 1))]
+)
+def test_trainers_fill_the_fewest_pods(workers: int | list[int] | None, pods: tuple[int, int]) -> None:
     recipe = Recipe.model_validate(values(compute={"train": {"workers": workers}}))
     trainers = next(stage for stage in sizes.stages(recipe) if stage.name == "train").groups[0]
     assert (trainers.gpus, trainers.least) == (trainers.gpus, trainers.most) == pods
-    assert sizes.fitted(recipe).train.workers == (workers or 8)
+    assert sizes.fitted(recipe).train.workers == (tuple(workers) if isinstance(workers, list) else workers or 8)
+
+
+def test_trainers_are_no_more_than_a_step_has_examples() -> None:
+    recipe = Recipe.model_validate(values(train={"batch_size": 4}))
+    assert sizes.fitted(recipe).train.workers == 4
+    assert groups(of_stage([*render(recipe, "")], "train"))[0][1] == 4
 
 
 def test_an_elastic_teacher_keeps_its_least_replicas_on_demand_and_grows_on_spot_first() -> None:

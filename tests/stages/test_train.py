@@ -233,7 +233,8 @@ def test_an_adapter_goes_on_from_a_checkpoint_of_its_own_weights(
     with pytest.raises(Interrupted):
         run(tiny_model, where, table, config)
     kept = [torch.load(f, weights_only=False)["module"] for f in Path(where.url).rglob("*model_states.pt")]
-    assert kept and all(".lora_" in name for module in kept for name in module)
+    # DeepSpeed leaves frozen parameters out by name, and so keeps the second name of a tied head.
+    assert kept and all(".lora_" in name or "lm_head" in name for module in kept for name in module)
     again = context(tmp_path / "parts", workers=2, zero=zero, micro_tokens=64)
     outcome = run(tiny_model, again, table, config)
     assert losses(outcome, again) == pytest.approx(alone, rel=1e-5)

@@ -9,10 +9,11 @@ from test_train import CONFIG, Told, cluster, context, curve, examples, validati
 from raystill import artifacts, chat
 from raystill.artifacts import Checkpoint, Manifest, Table
 from raystill.errors import DataError
-from raystill.recipe import EarlyStopping
+from raystill.recipe import EarlyStopping, Task
 from raystill.records import Example, Message, Prompt
 from raystill.stages import train
 
+TASK = Task(kind="conversation")
 LONG = CONFIG.model_copy(update={"epochs": 12, "validations": 12, "schedule": "constant"})
 
 
@@ -91,9 +92,7 @@ def test_a_student_may_be_chosen_by_its_own_answers(tiny_model: Path, tmp_path: 
     config = LONG.model_copy(update={"epochs": 4, "validations": 8, "early_stopping": early})
     where = context(tmp_path, workers=2, zero=3, micro_tokens=64)
     start = Checkpoint(str(tiny_model), "m")
-    outcome = train.train(
-        config, None, table, None, start, [], where, "conversation", prompts(tmp_path / "prompts", table)
-    )
+    outcome = train.train(config, None, table, None, start, [], where, TASK, prompts(tmp_path / "prompts", table))
     seen = {row["step"]: row["accuracy"] for row in curve(outcome, where) if row["accuracy"] is not None}
     assert list(seen) == list(validations(curve(outcome, where)))
     assert (seen[3], seen[24]) == (0, 1)
@@ -110,4 +109,4 @@ def test_without_validation_rows_or_references_it_is_refused(tiny_model: Path, t
     by_answers = CONFIG.model_copy(update={"early_stopping": EarlyStopping(metric="rouge_l")})
     asked = prompts(tmp_path / "prompts", table, references=False)
     with pytest.raises(DataError, match=r"no validation row can be judged by rouge_l.*data\.reference"):
-        train.train(by_answers, None, table, None, start, [], context(tmp_path), "conversation", asked)
+        train.train(by_answers, None, table, None, start, [], context(tmp_path), TASK, asked)

@@ -1,8 +1,11 @@
 """What models are told where the recipe does not say."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from raystill import tasks
 from raystill.recipe import Recipe
@@ -87,3 +90,13 @@ def test_several_teachers_and_students_are_all_told() -> None:
 def test_what_a_task_cannot_mean_is_refused(task: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         told(task)
+
+
+def test_the_guides_examples_are_valid() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text()
+    examples = [yaml.safe_load(block) for block in re.findall(r"^    task:\n?.*\n(?: {4}.*\n)*", guide, re.MULTILINE)]
+    assert len(examples) == 4
+    for example in examples:
+        assert Recipe.model_validate(
+            {"name": "x", "data": {"train": "a"}, "teacher": {"model": "a"}, "student": {"model": "b"}} | example
+        )

@@ -8,7 +8,7 @@ from raystill import targets
 from raystill.artifacts import Manifest, Table
 from raystill.chat import Encoded
 from raystill.errors import DataError, ModelError
-from raystill.losses import ABSENT, LEAST_TAIL
+from raystill.losses import ABSENT
 from raystill.records import Ids, Targets
 from raystill.training import batches, soft
 from raystill.training.soft import Span
@@ -46,7 +46,7 @@ def test_draws_become_shares_and_what_is_left_is_absent() -> None:
 
 def test_an_empty_tail_is_read_as_less_than_float32_can_tell() -> None:
     data = targets.pack_topk([[1, 2]], [[np.log(0.75), np.log(0.25)]], [0.0], 30)
-    assert np.exp(soft.of_top_k(data)["logprobs"][0, -1]) == pytest.approx(LEAST_TAIL)
+    assert np.exp(soft.of_top_k(data)["logprobs"][0, -1]) == pytest.approx(losses.LEAST_TAIL)
 
 
 def test_raised_tails_are_counted(tmp_path: Path) -> None:

@@ -76,28 +76,24 @@ class Api:
 
 
 def make(api: Api, job: Doc, progress: Progress, stopping: threading.Event) -> None:
-    """Create a RayJob, or find it, and wait for its end. Raises StageError when it failed or is not ours to take."""
+    """Create a RayJob, or find it, and wait for its end. Raises StageError when it failed or is another recipe's."""
     name, jobs = job["metadata"]["name"], url(job)
     one = f"{jobs}/{name}"
     while True:
-        found = api.ask("GET", one, stopping)
-        if found.status_code == 200 and found.json().get("metadata", {}).get("deletionTimestamp"):
+        found = granted(api.ask("GET", one, stopping), name, 404)
+        if found.status_code == 404:
+            if granted(api.ask("POST", jobs, stopping, json=job), name, 409).status_code != 409:
+                break
+        elif "deletionTimestamp" in found.json()["metadata"]:
             wait(stopping)
-        elif found.status_code == 200 and state(found.json()) in ENDED:
-            # Its result is not there, or nobody had called for it.
+        elif state(found.json()) in ENDED:  # and its result is not there, or nobody had called for it
             granted(api.ask("DELETE", one, stopping), name, 404)
-        elif found.status_code == 200:
-            if found.json()["spec"].get("entrypoint") != job["spec"]["entrypoint"] or config(found.json()) != config(
-                job
-            ):
-                raise StageError(
-                    f"RayJob {name} runs already, for another recipe of this name; wait for it, rename this recipe, or: "
-                    f"kubectl delete rayjob {name}"
-                )
-            break
-        elif granted(found, name, 404).status_code == 404 and granted(
-            api.ask("POST", jobs, stopping, json=job), name, 409
-        ).status_code in (200, 201):
+        elif config(found.json()) != config(job):
+            raise StageError(
+                f"RayJob {name} runs already, for another recipe of this name; wait for it, rename this recipe, or: "
+                f"kubectl delete rayjob {name}"
+            )
+        else:
             break
     follow(api, one, name, progress, stopping)
 

@@ -21,7 +21,7 @@ AT: Loc = ("compute", "kubernetes")
 
 def mistakes(located: Located) -> list[Problem]:
     """All of them: the recipe's own, then those of running it where this machine's files are not."""
-    found = check(located)
+    found = check(located, gpu=True)
     for look in (_root, _models, _names, _images, _variables, _sizes):
         found += look(located)
     return found

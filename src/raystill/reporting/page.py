@@ -148,6 +148,9 @@ def _environment() -> Environment:
         "busy": _busy,
     }
     environment.globals |= {
-        "money": figures.money, "points": figures.metric_points, "three": figures.three, "power": figures.power,
-    }  # fmt: skip
+        "money": figures.money,
+        "points": figures.metric_points,
+        "three": figures.three,
+        "power": figures.power,
+    }
     return environment

@@ -239,7 +239,7 @@ def _exam(
     early = train.early_stopping or recipe.EarlyStopping()
     references = set(prompts.column("reference", "train", "validation")) - {None}
     judge = tasks.load(task, references)
-    tokenizer = chat.load_tokenizer(student.folder())
+    tokenizer = chat.load_tokenizer(student.papers())
 
     def askable(prompt: Prompt) -> bool:
         judged = early.metric in tasks.metrics_of(judge, [prompt])
