@@ -54,5 +54,5 @@ bench-train: $(READY)  ## training against bare DeepSpeed, torchrun and TRL (abo
 	@$(BIN)/python bench/train.py
 
 lock: $(READY)  ## resolve the versions anew
-	@$(BIN)/python -m pip install -qq --dry-run --ignore-installed --report .venv/report.json '.[cpu,tensorboard,mlflow,dev]'
+	@$(BIN)/python -m pip install -qq --dry-run --ignore-installed --report .venv/report.json '.[cpu,tensorboard,mlflow,tune,dev]'
 	@$(BIN)/python requirements/pick.py .venv/report.json > requirements/cpu.txt

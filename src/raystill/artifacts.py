@@ -170,12 +170,17 @@ class Checkpoint(Artifact):
         if not storage.is_s3(url):
             here = Path(url).is_dir() or not COMMIT.fullmatch(self.fingerprint)
             return url if here else _snapshot(url, self.fingerprint, weights)
-        cache = cache or Path(tempfile.gettempdir()) / "raystill-models"
+        cache = cache or copies()
         cache.mkdir(parents=True, exist_ok=True)
         whole = cache / self.fingerprint
         if weights or whole.is_dir():
             return str(storage.download(url, whole))
         return str(storage.download(url, cache / f"{self.fingerprint}-papers", but=WEIGHTS))
+
+
+def copies() -> Path:
+    """Where a machine keeps copies of models from a store, by fingerprint."""
+    return Path(tempfile.gettempdir()) / "raystill-models"
 
 
 def _hub_bytes(model: Checkpoint) -> int:

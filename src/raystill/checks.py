@@ -17,6 +17,7 @@ from raystill import (
     models,
     placement,
     plugins,
+    recipe_file,
     sources,
     storage,
     tasks,
@@ -31,6 +32,7 @@ from raystill.recipe import (
     Generate,
     Loss,
     Random,
+    Range,
     Recipe,
     Structured,
     Student,
@@ -49,8 +51,8 @@ def check(located: Located, gpu: bool | None = None) -> list[Problem]:
     found: list[Problem] = []
     training = functools.partial(_training, gpu)
     for look in (
-        _plugins, _data, _task, _teacher, _endpoint, _students, _losses, _mixture, training, _early_stopping, _comparable,
-        _owned, _root,
+        _plugins, _data, _task, _teacher, _endpoint, _students, _losses, _mixture, _rounds, _tune, training, _early_stopping,
+        _comparable, _owned, _root,
     ):  # fmt: skip
         found += look(located)
     # Students that share a block share its mistakes.
@@ -207,14 +209,14 @@ def _students(located: Located) -> Iterator[Problem]:
     recipe = located.recipe
     for name, student in recipe.all_students().items():
         loc: Loc = ("student",) if recipe.student else ("students", name)
-        try:
-            recipe.train_for(student)
-        except ValidationError as e:
-            for error in mistakes(e):
-                key = ".".join(map(str, error["loc"]))
-                yield Problem(
-                    located.where(*loc, "train"), f"train.{key}: {error['msg']}", "see 'train' in docs/recipe.md"
-                )
+        for at, train in (((*loc, "train"), recipe.train_for), (("on_policy", "train"), recipe.train_in_rounds)):
+            try:
+                train(student)
+            except ValidationError as e:
+                for error in mistakes(e):
+                    key = ".".join(map(str, error["loc"]))
+                    yield Problem(located.where(*at), f"train.{key}: {error['msg']}", "see 'train' in docs/recipe.md")
+                break
         if student.model:
             yield from _attempt(located, (*loc, "model"), _model, student.model, recipe.root)
         if isinstance(student.init, Cut):
@@ -240,7 +242,8 @@ def _losses(located: Located) -> Iterator[Problem]:
             yield Problem(located.where(*loc, m.key), m.what, m.fix)
         if train.teacher == "live":
             yield from _attempt(located, (*loc[:-1], "teacher"), _beside, recipe.teacher, student, loss)
-    if score and all(t.teacher == "live" for t in _trains(recipe)):
+    rounds = any(recipe.rounds_of(student) for student in recipe.all_students().values())
+    if score and not rounds and all(t.teacher == "live" for t in _trains(recipe)):
         what = "nothing reads what score would store: every student learns from the live teacher"
         yield Problem(located.where("score"), what, "remove it, or train: {teacher: stored}")
 
@@ -291,6 +294,97 @@ def _shape(teacher: Teacher, student: Student) -> dict[str, Any] | None:
         return None
     changes = {"num_hidden_layers": len(init.layers)} if isinstance(init, Cut) else {}
     return config | (init.random if isinstance(init, Random) else changes)
+
+
+def _rounds(located: Located) -> Iterator[Problem]:
+    """On-policy rounds that nobody could score, or in which a student would learn to say what it says anyhow."""
+    recipe, score = located.recipe, located.recipe.score
+    named = {name: student for name, student in recipe.all_students().items() if recipe.rounds_of(student)}
+    if not named:
+        return
+    for refuse in (engine.refuse_owned, engine.refuse_unknown):
+        yield from _attempt(located, ("on_policy", "engine"), refuse, recipe.on_policy.engine, "on_policy.engine")
+    if recipe.teacher.model is None and recipe.teacher.recipe is None:
+        yield Problem(
+            located.where("rounds"),
+            f"in a round the teacher scores what the student wrote, and a '{recipe.teacher.kind}' teacher has no weights here",
+            "teacher: {model: …} with score: {k: 50}, or rounds: 0, which learns from answers alone",
+        )
+    elif score is None:
+        what = "in a round the student learns from what the teacher thinks of its text, and there is no 'score'"
+        yield Problem(located.where("rounds"), what, "score: {k: 50}, or rounds: 0")
+    for student in named.values():
+        try:
+            train = recipe.train_in_rounds(student)
+        except ValidationError:
+            continue  # told by _students
+        loss = train.loss
+        loc: Loc = ("on_policy", "train", "loss") if "loss" in recipe.on_policy.train else ("train", "loss")
+        if train.teacher == "live":
+            what = "a round learns from what was scored before, and train.teacher is live"
+            yield Problem(located.where("on_policy", "train"), what, "on_policy: {train: {teacher: stored}}")
+        elif loss.kind == losses.TEXT:
+            yield Problem(
+                located.where(*loc, "kind"),
+                f"{losses.TEXT} in a round would teach the student its own text, mistakes and all",
+                "on_policy: {train: {loss: {kind: reverse_kl}}}, or another loss with soft targets",
+            )
+        elif loss.alpha < 1:
+            yield Problem(
+                located.where(*loc, "alpha"),
+                f"alpha {loss.alpha:g} in a round gives the student's own text a share of {1 - loss.alpha:g}, mistakes and all",
+                f"on_policy: {{train: {{loss: {{kind: {loss.kind}}}}}}}, and lambda below 1 for a share of the teacher's text",
+            )
+        elif unknown := list(_attempt(located, (*loc, "kind"), plugins.find, loss.kind, losses.KINDS, "loss")):
+            yield from unknown
+        elif score:
+            for m in pairs.mistakes(loss, score.support, score.temperature, train.packing):
+                yield Problem(located.where(*loc, m.key), m.what, m.fix)
+            yield from _attempt(located, ("rounds",), _same_tokens, recipe.teacher, student)
+
+
+def _tune(located: Located) -> Iterator[Problem]:
+    """A search without anything to go by, or over values that cannot be."""
+    recipe, config = located.recipe, located.recipe.tune
+    if config is None:
+        return
+    students = recipe.all_students()
+    name = config.student or next(iter(students))
+    if name not in students:
+        what = f"no student is called '{name}'"
+        yield Problem(located.where("tune", "student"), what, f"there are: {', '.join(students)}")
+        return
+    if recipe.data.validation is None and recipe.data.split.validation == 0:
+        what = "trials are compared by the validation text, and there is none"
+        yield Problem(located.where("data", "split", "validation"), what, "data: {split: {validation: 0.05}}")
+    if recipe.train_for(students[name]).validations == 0:
+        what = "trials are compared at their validations, and there are none"
+        yield Problem(located.where("train", "validations"), what, "train: {validations: 4}")
+    for key, searched in config.space().items():
+        if key in ("temperature", "k") and (recipe.score is None or (key, recipe.score.support) == ("k", "sampled")):
+            what = f"{key} says nothing without soft targets of kind top_k"
+            yield Problem(
+                located.where("tune", key), what, "score: {k: 50} with a loss such as forward_kl, or remove it"
+            )
+            continue
+        for value in [searched.min, searched.max] if isinstance(searched, Range) else searched:
+            yield from _tried(located, name, key, value)
+
+
+def _tried(located: Located, name: str, key: str, value: float) -> Iterator[Problem]:
+    """What is wrong with one value of a search."""
+    try:
+        made = recipe_file.of(recipe_file.chosen(located.values, name, {key: value}))
+        train = made.train_for(made.all_students()[name])
+    except ValidationError as e:
+        said = mistakes(e)[0]["msg"]
+        yield Problem(located.where("tune", key), f"{key} {value:g}: {said}", "see 'tune' in docs/recipe.md")
+        return
+    if train.loss.kind in losses.KINDS:
+        given = pairs.supply(train, *((made.score.support, made.score.temperature) if made.score else (None, None)))
+        for m in pairs.mistakes(train.loss, *given, train.packing):
+            if m.key == key:
+                yield Problem(located.where("tune", key), m.what, m.fix)
 
 
 def _early_stopping(located: Located) -> Iterator[Problem]:

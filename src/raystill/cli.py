@@ -100,6 +100,18 @@ def run(
 
 
 @app.command()
+def tune(
+    recipe: RecipePath,
+    out: Annotated[str | None, typer.Option(help="Recipe to write; by default NAME-tuned.yaml beside it.")] = None,
+    compute: ComputePath = None,
+) -> None:
+    """Try other values of a student's training, as 'tune' says, and write the best as a recipe."""
+    from raystill import live
+
+    typer.echo(live.tune(recipe, out=out, compute=compute))
+
+
+@app.command()
 def status(recipe: RecipePath) -> None:
     """Show every step: done, partial or to do."""
     from raystill import planning, printed

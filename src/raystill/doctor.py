@@ -43,6 +43,8 @@ def examine(plan: Plan) -> Iterator[Finding]:
     for name, student in recipe.all_students().items():
         train = recipe.train_for(student)
         own = student.init.from_ if isinstance(student.init, Cut) else student.model
+        if recipe.teacher.model and recipe.rounds_of(student):
+            yield _look(f"{name}'s own text can be scored: one tokenizer", _same_tokens, plan, own)
         if train.teacher == "live" and recipe.teacher.model:
             yield _look(f"{name} sits beside its teacher: one tokenizer", _same_tokens, plan, own)
         elif train.loss.kind != losses.TEXT and recipe.teacher.model:

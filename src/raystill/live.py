@@ -20,6 +20,7 @@ from raystill.errors import Interrupted, ModelError, RaystillError, RecipeError,
 from raystill.noise import engine_log, telling_lines
 from raystill.recipe import Recipe
 from raystill.recipe_file import RecipeProblems
+from raystill.reporting.search import named
 from raystill.reporting.table import next_steps, summary_table
 from raystill.view import Lines, Screen, view
 
@@ -47,6 +48,18 @@ def run(
         return f"{only} is done; see it with: raystill status {path}"
     report = json.loads(storage.read(storage.join(folder, "report.json")))
     return f"\n{summary_table(report)}\n\n{next_steps(path, folder)}"
+
+
+def tune(path: str, *, out: str | None = None, compute: str | None = None) -> str:
+    """Search a recipe's values with a live view and return what to print at the end."""
+    from raystill import tuning
+
+    planned = planning.plan(path, compute)
+    if planned.problems or planned.recipe is None:
+        raise RecipeProblems(planned.problems)
+    with _shown(planned.recipe) as (progress, stopping):
+        made = tuning.tune(path, out, progress, stopping, compute)
+    return f"\nbest: {named(made.best.values)}\npage: {made.page}\nnow type: raystill run {made.recipe}"
 
 
 def serve(path: str, port: int | None) -> None:

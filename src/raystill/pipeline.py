@@ -8,7 +8,7 @@ import json
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,40 @@ from raystill.context import Context, Progress
 from raystill.errors import RecipeError
 from raystill.models import UNRESOLVED, resolve
 from raystill.provenance import hardware
-from raystill.recipe import PLACEMENT_KEYS, ByColumn, Cut, Random, Recipe, Score, Student, Task, Teacher, Train, Turn
+from raystill.recipe import (
+    PLACEMENT_KEYS,
+    ByColumn,
+    Curate,
+    Cut,
+    Random,
+    Recipe,
+    Sampling,
+    Score,
+    Student,
+    Task,
+    Teacher,
+    Train,
+    Turn,
+)
 from raystill.records import SPLITS
 from raystill.session import ray_session
-from raystill.stages import curate, evaluate, generate, initialize, prepare, report, score, serve, train
+from raystill.stages import curate, evaluate, generate, initialize, mix, prepare, report, score, serve, train
 from raystill.stages import route as router
 from raystill.steps import Do, Runner, StageDone, Step, on_demand
 from raystill.trackers import open_trackers
 
 Serving = Callable[[Context], serve.Endpoint]
+
+
+@dataclass(frozen=True)
+class Round:
+    """One on-policy round: a student's answers, what it learnt from, what the teacher thinks of it, who came of it."""
+
+    writer: Checkpoint
+    rollouts: Table
+    examples: Table
+    targets: Table
+    learner: Checkpoint
 
 
 @dataclass(frozen=True)
@@ -41,6 +66,10 @@ class Line:
     targets: Table | None = None
     answers: dict[str, Table] = field(default_factory=dict)
     loads: dict[str, Table] = field(default_factory=dict)
+    weights: dict[str, Checkpoint | None] = field(default_factory=dict)
+    """By teacher; None for one that has none here."""
+    rounds: dict[str, list[Round]] = field(default_factory=dict)
+    """By student; the last one's learner is the student."""
 
 
 def run(
@@ -69,20 +98,46 @@ def run(
     return report.report(recipe, made)
 
 
-def learn(recipe: Recipe, do: Do) -> Line:
-    """From data to trained students."""
+def taught(recipe: Recipe, do: Do) -> Line:
+    """From data to the teacher's answers that are worth learning from."""
     prompts = do(prepared(recipe, do))
     weights = {name: weights_of(teacher, do) for name, teacher in recipe.all_teachers().items()}
     teacher = next(iter(weights.values()))
     generations = asked_all(recipe, prompts, weights, do)
-    examples = do(curated(recipe, generations))
-    targets = do(scored(recipe, recipe.score, weights, examples)) if recipe.score else None
-    models = {"teacher": teacher} if teacher else {}
+    examples = do(curated(recipe, recipe.curate, generations))
+    return Line(prompts, generations, examples, {"teacher": teacher} if teacher else {}, weights=weights)
+
+
+def learn(recipe: Recipe, do: Do) -> Line:
+    """From data to trained students."""
+    made = taught(recipe, do)
+    models, teacher = made.models, made.models.get("teacher")
+    if recipe.score and scores_its_own(recipe):
+        made = replace(made, targets=do(scored(recipe, recipe.score, made.weights, made.examples)))
     for name, student in recipe.all_students().items():
         start = untrained(recipe, student, teacher, do)
         models["baseline" if recipe.student else f"{name}-baseline"] = start
-        models[name] = do(trained(recipe, name, student, prompts, examples, targets, teacher, start))
-    return Line(prompts, generations, examples, models, targets)
+        models[name] = do(trained(recipe, name, student, made.prompts, made.examples, made.targets, teacher, start))
+        for number in range(1, recipe.rounds_of(student) + 1):
+            made.rounds.setdefault(name, []).append(on_policy(recipe, name, student, number, made, do))
+            models[name] = made.rounds[name][-1].learner
+    return made
+
+
+def on_policy(recipe: Recipe, name: str, student: Student, number: int, made: Line, do: Do) -> Round:
+    """One round: the student as it stands answers, the teacher scores that, and it learns on from there."""
+    label, writer = f"{name} round {number}", made.models[name]
+    prompts = do(drawn(recipe, label, number, made.prompts)) if recipe.on_policy.lambda_ < 1 else made.prompts
+    rollouts = do(rolled_out(recipe, label, student, writer, prompts))
+    # An answer that is wrong, empty or cut off is what the teacher corrects: nothing is filtered.
+    examples = do(curated(recipe, Curate(filters=[]), {name: rollouts}, f"curate {label}"))
+    if prompts is not made.prompts:
+        examples = do(mixed(label, examples, made.examples))
+    targets = do(scored_rollouts(recipe, label, examples, made))
+    learner = do(
+        trained(recipe, name, student, made.prompts, examples, targets, made.models.get("teacher"), writer, number)
+    )
+    return Round(writer, rollouts, examples, targets, learner)
 
 
 def compare(recipe: Recipe, made: Line, do: Do) -> Line:
@@ -221,32 +276,51 @@ def generated(
     )
 
 
-def curated(recipe: Recipe, generations: Mapping[str, Table]) -> Step[Table]:
+def drawn(recipe: Recipe, label: str, number: int, prompts: Table) -> Step[Table]:
+    """The prompts that a student answers in a round; those not drawn keep the teacher's answers."""
+    share = recipe.on_policy.lambda_
+    decides: dict[str, object] = {"lambda": share, "round": number}
+    return routed(label, decides, {"prompts": prompts}, lambda context: router.drawn(share, number, prompts, context))
+
+
+def rolled_out(recipe: Recipe, label: str, student: Student, writer: Checkpoint, prompts: Table) -> Step[Table]:
+    """A student's own answers: generate, with the student for a teacher."""
+    config = recipe.on_policy
+    asked = Teacher(
+        kind=config.kind,
+        model=writer.url,
+        system=student.system,
+        sampling=Sampling.model_validate(config.sampling.model_dump()),
+        engine=config.engine,
+    )
+    step = generated(label, asked, writer, prompts, None, None)
+    compute = recipe.compute.model_copy(update={"generate": recipe.compute.rollout})
+    return replace(step, make=lambda context: step.make(replace(context, compute=compute)))
+
+
+def mixed(label: str, own: Table, taught: Table) -> Step[Table]:
+    """A round's examples with the teacher's for the prompts that the student was not asked."""
+    inputs: dict[str, Artifact | None] = {"own": own, "taught": taught}
+    return Step(f"mix {label}", "mix", mix.VERSION, {}, inputs, Table, lambda context: mix.mix(own, taught, context))
+
+
+def curated(recipe: Recipe, config: Curate, generations: Mapping[str, Table], label: str = "curate") -> Step[Table]:
     """The answers worth learning from."""
-    chosen = [plugins.identity(name, filters.KINDS, "filter") for name in recipe.curate.filters]
+    chosen = [plugins.identity(name, filters.KINDS, "filter") for name in config.filters]
     return Step(
-        label="curate",
+        label=label,
         stage="curate",
         version=curate.VERSION,
-        decides={"curate": recipe.curate.identity() | {"filters": chosen}, "task": task_identity(recipe)},
+        decides={"curate": config.identity() | {"filters": chosen}, "task": task_identity(recipe)},
         inputs=dict(generations),
         kind=Table,
-        make=lambda context: curate.curate(recipe.curate, recipe.task, generations, context),
+        make=lambda context: curate.curate(config, recipe.task, generations, context),
     )
 
 
 def scored(recipe: Recipe, config: Score, weights: Mapping[str, Checkpoint | None], examples: Table) -> Step[Table]:
     """What the teacher, or a mixture of several, thinks of every token of the examples' answers."""
-    asked = recipe.all_teachers()
-    voices = []
-    for name in config.mixture or [next(iter(asked))]:
-        if (model := weights[name]) is None:
-            raise RecipeError(
-                f"score needs a teacher with weights, and a '{asked[name].kind}' teacher has none; remove 'score', or name "
-                "a teacher.model"
-            )
-        voices.append((asked[name], model))
-    (teacher, model), *further = voices
+    (teacher, model), *further = voices(recipe, config, weights)
     return Step(
         label="score",
         stage="score",
@@ -261,6 +335,49 @@ def scored(recipe: Recipe, config: Score, weights: Mapping[str, Checkpoint | Non
         make=lambda context: score.score(config, teacher, model, examples, context, further),
         ray=True,
     )
+
+
+def voices(recipe: Recipe, config: Score, weights: Mapping[str, Checkpoint | None]) -> list[tuple[Teacher, Checkpoint]]:
+    """Who scores: the first teacher, or those of the mixture. Raises RecipeError for one without weights."""
+    asked, found = recipe.all_teachers(), []
+    for name in config.mixture or [next(iter(asked))]:
+        if (model := weights[name]) is None:
+            raise RecipeError(
+                f"score needs a teacher with weights, and a '{asked[name].kind}' teacher has none; remove 'score', or name "
+                "a teacher.model"
+            )
+        found.append((asked[name], model))
+    return found
+
+
+def scores_its_own(recipe: Recipe) -> bool:
+    """Whether the teacher's own answers are scored: not where soft targets are for rounds alone."""
+    students = recipe.all_students().values()
+    trains = [recipe.train_for(student) for student in students]
+    soft = any(train.loss.kind != losses.TEXT and train.teacher == "stored" for train in trains)
+    return soft or not any(recipe.rounds_of(student) for student in students)
+
+
+def scored_rollouts(recipe: Recipe, label: str, examples: Table, made: Line) -> Step[Table]:
+    """What the teacher thinks of a student's own answers, and how much of what it learnt first this teacher wrote."""
+    if recipe.score is None:
+        raise RecipeError(
+            "on-policy rounds learn from what the teacher thinks, and there is no 'score'; add score: {k: 50}"
+        )
+    step = scored(recipe, recipe.score, made.weights, examples)
+    scorers = voices(recipe, recipe.score, made.weights)
+
+    def make(context: Context) -> Outcome:
+        share = score.consistent(made.generations, made.examples, scorers)
+        if share < 1:
+            context.progress.say(
+                f"of what the student learnt first the teacher that scores wrote only {share:.0%}: its rounds keep a bias "
+                "towards the others; one teacher for both has none"
+            )
+        outcome = step.make(context)
+        return replace(outcome, facts={**outcome.facts, "consistent": share})
+
+    return replace(step, label=f"score {label}", make=make)
 
 
 def untrained(recipe: Recipe, student: Student, teacher: Checkpoint | None, do: Do) -> Checkpoint:
@@ -296,21 +413,25 @@ def trained(
     targets: Table | None,
     teacher: Checkpoint | None,
     start: Checkpoint,
+    number: int = 0,
 ) -> Step[Checkpoint]:
-    """The student. Soft targets or the live teacher are an input only where its loss learns from them, and prompts where it
-    answers them."""
-    config = recipe.train_for(student)
+    """The student, of an on-policy round where that has a number.
+
+    Soft targets or the live teacher are an input only where its loss learns from them, and prompts where it answers them.
+    """
+    config = recipe.train_in_rounds(student) if number else recipe.train_for(student)
     loss = config.loss.identity() | {"kind": plugins.identity(config.loss.kind, losses.KINDS, "loss")}
     used = None if config.loss.kind == losses.TEXT or config.teacher == "live" else targets
     beside = beside_of(recipe.teacher, teacher) if config.teacher == "live" else None
     by_answers = config.early_stopping is not None and config.early_stopping.by_answers
     asked, judged = (prompts, {"task": task_identity(recipe)}) if by_answers else (None, {})
+    label, own, in_round = (f"{name} round {number}", name, {"own": name}) if number else (name, None, {})
     shown = {"view": recipe.teacher.view()} if beside else {}
     return Step(
-        label=f"train {name}",
+        label=f"train {label}",
         stage="train",
         version=train.VERSION,
-        decides={"train": config.identity() | {"loss": loss}, "system": student.system, **judged, **shown},
+        decides={"train": config.identity() | {"loss": loss}, "system": student.system, **judged, **shown, **in_round},
         inputs={
             "examples": examples,
             "targets": used,
@@ -320,7 +441,7 @@ def trained(
         },
         kind=Checkpoint,
         make=lambda context: _train(
-            recipe, name, config, student.system, examples, used, beside, start, asked, context
+            recipe, label, config, student.system, examples, used, beside, start, asked, own, context
         ),
         ray=True,
     )
@@ -338,7 +459,7 @@ def beside_of(teacher: Teacher, model: Checkpoint | None) -> train.Live:
 
 def _train(
     recipe: Recipe,
-    name: str,
+    label: str,
     config: Train,
     system: str | None,
     examples: Table,
@@ -346,12 +467,15 @@ def _train(
     beside: train.Live | None,
     start: Checkpoint,
     asked: Table | None,
+    own: str | None,
     context: Context,
 ) -> Outcome:
     folder = str(context.scratch) if storage.is_s3(recipe.root) else storage.join(recipe.root, "trackers")
-    opened = open_trackers(recipe.trackers, folder, f"{recipe.name}-{name}")
+    opened = open_trackers(recipe.trackers, folder, f"{recipe.name}-{label.replace(' ', '-')}")
     try:
-        return train.train(config, system, examples, targets, start, opened, context, recipe.task, asked, beside)
+        return train.train(
+            config, system, examples, targets, start, opened, context, recipe.task, asked, beside, own=own
+        )
     finally:
         for tracker in opened:
             tracker.close()
@@ -435,6 +559,12 @@ def point(recipe: Recipe, made: Line) -> None:
     answers = {"generate" if n == "teacher" else f"generate/{n}": table for n, table in made.generations.items()}
     parts: dict[str, Artifact] = {"prepare": made.prompts, **answers, "curate": made.examples}
     parts |= {"score": made.targets} if made.targets else {}
+    for name, rounds in made.rounds.items():
+        parts[f"{name}/round-0"] = rounds[0].writer
+        for number, of in enumerate(rounds, 1):
+            tables = {"generate": of.rollouts, "curate": of.examples, "score": of.targets}
+            parts |= {f"{key}/{name}/round-{number}": table for key, table in tables.items()}
+            parts[f"{name}/round-{number}"] = of.learner
     newest = {key: artifact.url for key, artifact in {**parts, **made.models}.items()}
     newest |= {f"answers/{n}": a.url for n, a in made.answers.items()} | {
         f"load/{n}": a.url for n, a in made.loads.items()

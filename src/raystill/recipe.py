@@ -9,7 +9,7 @@ import re
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 
@@ -433,6 +433,7 @@ class Student(Block):
         None, "system prompt that the student sees", "the task's own, if any, else the data's; null: the data's"
     )
     train: dict[str, Any] = setting({}, "changes to 'train' for this student", "as 'train' says")
+    rounds: int | None = setting(None, "on-policy rounds of this student", "as 'rounds' says", ge=0, le=100)
 
     @model_validator(mode="after")
     def _has_weights(self) -> Self:
@@ -647,6 +648,84 @@ class Train(Block):
         return self
 
 
+class Rollout(Sampling):
+    """How a student's answers are drawn in an on-policy round."""
+
+    temperature: float = setting(1.0, "softness of the draw", "what the student itself thinks", ge=0, le=5)
+
+
+class OnPolicy(Block):
+    """One on-policy round: the student writes, the teacher scores that, and the student learns from it."""
+
+    kind: Literal["vllm", "transformers"] = setting("vllm", "what the student writes with", "the fast engine")
+    sampling: Rollout = setting(Rollout(), "how its answers are drawn", "one answer at 1.0")
+    lambda_: float = setting(
+        1.0, "student's share of the prompts; those not drawn keep the teacher's answers, as in GKD (arXiv 2306.13649)",
+        "it learns where it goes wrong itself", alias="lambda", gt=0, le=1,
+    )  # fmt: skip
+    train: dict[str, Any] = setting({}, "changes to 'train' in rounds, also over a student's own", "as 'train' says")
+    engine: dict[str, Any] = setting({}, "any vLLM engine argument", "vLLM's defaults, fitted to the machine")
+
+
+class Range(Block):
+    """All values between two."""
+
+    min: float = required("least value", gt=0)
+    max: float = required("largest value")
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        if self.min >= self.max:
+            raise ValueError(f"the range from {self.min:g} to {self.max:g} is empty; e.g. {{min: 1e-5, max: 1e-4}}")
+        return self
+
+
+Floats = Annotated[list[float], Field(min_length=1)]
+Ints = Annotated[list[int], Field(min_length=1)]
+FloatsOrRange = Annotated[
+    Annotated[Floats, Tag("list")] | Annotated[Range, Tag("range")],
+    Discriminator(lambda value: "range" if isinstance(value, dict | Range) else "list"),
+]
+
+
+class Tune(Block):
+    """What `raystill tune` searches: each key a list of values, or a range. It is no part of a run."""
+
+    learning_rate: FloatsOrRange | None = setting(
+        None, "peak learning rate; a range is searched on a log scale", "as 'train' says"
+    )
+    batch_size: Ints | None = setting(None, "examples per optimizer step", "as 'train' says")
+    epochs: FloatsOrRange | None = setting(None, "passes over the examples", "as 'train' says")
+    alpha: FloatsOrRange | None = setting(None, "share of the soft targets in the loss", "as 'train' says")
+    beta: FloatsOrRange | None = setting(None, "teacher's share of jensen_shannon's mixture", "as 'train' says")
+    temperature: Floats | None = setting(
+        None, "softness of targets and loss; each value is scored once", "as 'score' says"
+    )
+    k: Ints | None = setting(
+        None, "tokens kept per position; the largest is scored, the others are cut from it", "as 'score' says"
+    )
+    student: str | None = setting(None, "which of several students", "the first")
+    trials: int = setting(16, "combinations tried", "some for each of two or three keys", ge=1)
+    rows: int = setting(2000, "train examples of a trial, and validation examples at most", "minutes a trial", ge=1)
+    seed: int = setting(0, "seed of the search", "repeatable", ge=0)
+
+    @model_validator(mode="after")
+    def _searches(self) -> Self:
+        if not self.space():
+            raise ValueError(
+                f"'tune' names nothing to search; give one of {', '.join(SEARCHED)}, e.g. "
+                "learning_rate: {min: 1e-5, max: 1e-4}"
+            )
+        return self
+
+    def space(self) -> dict[str, "list[Any] | Range"]:
+        """What is searched: key to its values or range."""
+        return {key: found for key in SEARCHED if (found := getattr(self, key)) is not None}
+
+
+SEARCHED = ("learning_rate", "batch_size", "epochs", "alpha", "beta", "temperature", "k")
+
+
 class Evaluate(Block):
     """How models are compared: over HTTP, on rows nobody learnt from."""
 
@@ -842,6 +921,7 @@ class Compute(Block):
 
     cpus: int | None = setting(None, "logical CPUs of the local Ray", "what the stages need", identity=False, ge=1)
     generate: Generate = setting(Generate(), "teacher engines", "one replica", identity=False)
+    rollout: Generate = setting(Generate(), "student engines of on-policy rounds", "one replica", identity=False)
     train: Workers = setting(Workers(), "training workers", "fitted to the machine", identity=False)
     kubernetes: Kubernetes = setting(
         Kubernetes(), "what submit --to k8s asks for", "nothing runs there", identity=False
@@ -867,6 +947,9 @@ class Recipe(Block):
     curate: Curate = setting(Curate(), "which answers are kept", "drops what is plainly bad")
     score: Score | None = setting(None, "soft targets from the teacher", "the student learns from text alone")
     train: Train = setting(Train(), "how students learn", "a full fine-tune")
+    rounds: int = setting(0, "on-policy rounds after training on the teacher's answers", "offline alone", ge=0, le=100)
+    on_policy: OnPolicy = setting(OnPolicy(), "what a round is", "all of the student's own text")
+    tune: Tune | None = setting(None, "what `raystill tune` searches", "nothing", identity=False)
     evaluate: Evaluate = setting(Evaluate(), "how models are compared", "all test rows, greedy")
     serve: Serve = setting(Serve(), "how models are hosted", "this machine only")
     prices: Prices = setting(Prices(), "what time costs", "unknown", identity=False)
@@ -915,3 +998,11 @@ class Recipe(Block):
     def train_for(self, student: Student) -> Train:
         """`train` with this student's own changes, validated."""
         return Train.model_validate(self.train.model_dump(exclude_unset=True) | student.train)
+
+    def train_in_rounds(self, student: Student) -> Train:
+        """`train_for` with the changes of on-policy rounds, validated."""
+        return Train.model_validate(self.train_for(student).model_dump(exclude_unset=True) | self.on_policy.train)
+
+    def rounds_of(self, student: Student) -> int:
+        """On-policy rounds of a student."""
+        return self.rounds if student.rounds is None else student.rounds

@@ -1,6 +1,7 @@
 """A recipe from its YAML file, with every mistake located: file, line and what to type."""
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ class Located:
     recipe: Recipe
     path: str
     lines: dict[Loc, int]
+    values: dict[str, Any]
+    """As written, with the compute file's in place."""
 
     def where(self, *loc: str | int) -> str:
         """`file:line` of a key, or of its nearest written parent."""
@@ -42,15 +45,20 @@ class RecipeProblems(RecipeError):
 def load(path: str, compute: str | None = None) -> Located:
     """Read and validate a recipe; `compute` names a file whose map replaces its `compute` block.
 
-    Teachers and students without a system prompt have the task's. Raises RecipeProblems with every mistake.
+    Raises RecipeProblems with every mistake.
     """
     values, lines = _parse(path)
     if compute:
         values = {**values, "compute": _parse(compute)[0]}
     try:
-        return Located(tasks.with_prompts(Recipe.model_validate(values)), path, lines)
+        return Located(of(values), path, lines, values)
     except ValidationError as e:
         raise RecipeProblems([_problem(error, path, lines) for error in mistakes(e)]) from None
+
+
+def of(values: Mapping[str, Any]) -> Recipe:
+    """A recipe from its values. Teachers and students without a system prompt have the task's. Raises ValidationError."""
+    return tasks.with_prompts(Recipe.model_validate(values))
 
 
 def mistakes(error: ValidationError) -> list[Any]:
@@ -61,6 +69,35 @@ def mistakes(error: ValidationError) -> list[Any]:
 def parse_compute(path: str) -> Compute:
     """A compute file alone."""
     return Compute.model_validate(_parse(path)[0])
+
+
+def chosen(values: Mapping[str, Any], name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's values with what a search found for a student, each in the block that decides it, and without 'tune'."""
+    made = copy.deepcopy({key: value for key, value in values.items() if key != "tune"})
+    student = made["students"][name] if "students" in made else made["student"]
+    if "students" in made:
+        student.setdefault("train", {})
+    for key, value in found.items():
+        if key in ("temperature", "k"):
+            made["score"] = {**(made["score"] or {}), key: value}
+        elif key in ("alpha", "beta"):
+            loss = _block_of(made, student, "loss").setdefault("loss", {})
+            loss[key] = value
+        else:
+            _block_of(made, student, key)[key] = value
+    if "temperature" in found:  # the loss follows the targets
+        for block in (made.get("train", {}), student.get("train", {})):
+            block.get("loss", {}).pop("temperature", None)
+    return made
+
+
+def _block_of(made: dict[str, Any], student: dict[str, Any], key: str) -> dict[str, Any]:
+    """The 'train' block in which a key decides for this student; one of several students has its own."""
+    shared: dict[str, Any] = made.setdefault("train", {})
+    own: dict[str, Any] = student.get("train", {})
+    if "students" in made and key == "loss":
+        own.setdefault(key, dict(shared.get(key, {})))
+    return own if key in own or "students" in made else shared
 
 
 def _parse(path: str) -> tuple[dict[str, Any], dict[Loc, int]]:

@@ -65,7 +65,7 @@ class Do(Protocol):
 ONLY: dict[str, tuple[str, ...]] = {
     "prepare": ("prepare",),
     "generate": ("route", "generate"),
-    "curate": ("curate",),
+    "curate": ("curate", "mix"),
     "score": ("score",),
     "train": ("initialize", "train"),
     "evaluate": ("answer", "load"),

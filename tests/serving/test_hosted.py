@@ -7,7 +7,7 @@ import pytest
 
 from raystill import artifacts, storage
 from raystill.artifacts import Checkpoint, Manifest
-from raystill.errors import ResourceError
+from raystill.errors import ResourceError, StorageError
 from raystill.serving import guard
 from raystill.stages import serve
 
@@ -32,7 +32,8 @@ def test_on_one_node_a_model_is_a_folder_of_this_machine(tmp_path: Path) -> None
 def test_on_several_nodes_a_remote_model_is_fetched_where_it_starts(s3: str) -> None:
     made = model(storage.join(s3, "train", "f" * 12), "attempt")
     hosted = serve.hosted("student", made, {}, elsewhere=True)
-    assert hosted["folder"] == storage.join(s3, "train", "f" * 12, "attempt")
+    there = storage.join(s3, "train", "f" * 12, "attempt")
+    assert hosted == {"name": "student", "engine": {}, "url": there, "fingerprint": "f" * 12}
 
 
 def test_on_several_nodes_a_hubs_model_stays_at_its_commit() -> None:
@@ -50,9 +51,10 @@ def test_a_service_hosts_what_the_last_run_made_and_only_with_a_key(
     made = model(str(tmp_path / "made"), "attempt")
     (tmp_path / "made" / "attempt").symlink_to(tiny_model)
     runs = tmp_path / "n.json"
-    runs.write_text(json.dumps({"student": made.url, "baseline": str(tiny_model)}))
-    assert app.newest(str(runs), "student") == str(tmp_path / "made" / "attempt")
-    assert app.newest(str(runs), "baseline") == str(tiny_model)
+    runs.write_text(json.dumps({"student": made.url, "gone": str(tmp_path / "gone")}))
+    assert app.newest(str(runs), "student") == {"folder": str(tmp_path / "made" / "attempt")}
+    with pytest.raises(StorageError, match="run the recipe again"):
+        app.newest(str(runs), "gone")
     bounds = {"max_ongoing": 4, "max_queued": 4, "max_body_bytes": 4096, "max_tokens": 64}
     args = {"runs": str(runs), "models": [{"name": "student", "engine": {}}], "on_gpu": False, "cpus": 1, **bounds}
     monkeypatch.delenv(guard.KEY, raising=False)
@@ -61,3 +63,24 @@ def test_a_service_hosts_what_the_last_run_made_and_only_with_a_key(
     monkeypatch.setenv(guard.KEY, "k")
     assert app.build(args) is not None
     assert "key" not in args
+
+
+@pytest.mark.slow
+def test_a_remote_model_is_loaded_from_its_copy_which_its_fingerprint_names(s3: str) -> None:
+    from raystill.serving import app
+
+    made = model(storage.join(s3, "train", "f" * 12), "attempt")
+    runs = storage.join(s3, "runs", "n.json")
+    storage.write(runs, json.dumps({"student": made.url}).encode())
+    bounds = {"max_ongoing": 4, "max_queued": 4, "max_body_bytes": 4096, "max_tokens": 64}
+    args = {
+        "runs": runs,
+        "models": [{"name": "student", "engine": {}}],
+        "on_gpu": True,
+        "cpus": 1,
+        "key": None,
+        **bounds,
+    }
+    bound = app.build(args)._bound_deployment.init_kwargs["llm_deployments"]["student"]._bound_deployment.init_kwargs
+    assert bound["remote"] == Checkpoint(storage.join(made.url, "attempt"), "f" * 12)
+    assert bound["llm_config"].model_loading_config.model_source == str(artifacts.copies() / ("f" * 12))

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from raystill import storage
 from raystill.artifacts import Checkpoint, File, Manifest, Table, describe, write_part
 from raystill.recipe import Recipe
 from raystill.records import Answer, Example, Generation, Load, Message, Prompt
+from raystill.reporting import figures
 from raystill.reporting.table import next_steps, summary_table
 from raystill.stages.report import report
 
@@ -36,6 +38,8 @@ class Made:
     models: dict[str, Checkpoint]
     answers: dict[str, Table] = field(default_factory=dict)
     loads: dict[str, Table] = field(default_factory=dict)
+    targets: Table | None = None
+    rounds: dict[str, list[Any]] = field(default_factory=dict)
 
 
 def recipe(root: Path, **changes: Any) -> Recipe:
@@ -207,6 +211,42 @@ def test_the_numbers_are_plain_and_right(small: tuple[dict[str, Any], str, str])
     # 3.6 an hour is 0.001 a second; 8 at once of 0.2 s each are 40 answers a second
     assert made["models"]["student"]["cost_per_1000_answers"] == pytest.approx(0.001 / 40 * 1000)
     assert made["simulated"] is False
+
+
+def test_rounds_say_how_stale_cut_off_and_biased_they_were(tmp_path: Path) -> None:
+    made = line(tmp_path)
+    counts = {"rows": 8, "answers": 8, "truncated": 2, "output_tokens": 80, "errors": {}}
+    learner = Checkpoint(
+        "s", "s", manifest("train", [], {"steps": 5, "rejected": {}}, {"drift": 0.25, "validation_loss": 1.5})
+    )
+    for consistent in (1.0, 0.5):
+        of = SimpleNamespace(
+            writer=made.models["student"],
+            rollouts=table(tmp_path, "generate", [], counts),
+            examples=table(tmp_path, "curate", [], {"kept": {}, "dropped": {}}),
+            targets=Table("t", "t", manifest("score", [], {"errors": {}}, {"consistent": consistent})),
+            learner=learner,
+        )
+        made.rounds["student"] = [of]
+        found, page, _ = written(report(recipe(tmp_path), made))
+        assert found["rounds"] == {
+            "student": [
+                {"answers": 8, "truncated": 0.25, "staleness_steps": 4, "drift": 0.25, "consistent": consistent,
+                 "validation_loss": 1.5}
+            ]
+        }  # fmt: skip
+        assert "On-policy rounds" in page and f"25.0{figures.THIN}%" in page
+        assert any("wrote only 50% of what student learnt first" in note for note in found["notes"]) == (consistent < 1)
+        assert {name: of["steps"] for name, of in found["training"].items()} == {
+            "student before its rounds": 5,
+            "student in round 1": 0,
+        }
+        assert "Student before its rounds: loss over 5 steps." in page
+        # The student's own answers are none of its teacher's.
+        assert found["data"]["answers"] == found["teachers"]["teacher"]["answers"] == 7
+        assert [s["step"] for s in found["steps"] if "round" in s["step"]] == [
+            f"{stage} student round 1" for stage in ("generate", "curate", "score", "train")
+        ]
 
 
 def test_every_drop_is_counted_once(small: tuple[dict[str, Any], str, str]) -> None:

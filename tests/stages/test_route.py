@@ -59,3 +59,19 @@ def test_the_next_teacher_gets_what_the_one_before_got_wrong(tmp_path: Path) -> 
     outcome = route.failed(recipe.Task(kind="conversation"), prompts, before, context(tmp_path / "next"))
     assert ids(tmp_path / "next", outcome) == ["r0", "r1"]
     assert outcome.counts == {"rows": 2, "of": 9}
+
+
+def test_a_share_is_drawn_anew_for_each_number(tmp_path: Path) -> None:
+    rows = [Prompt(f"r{i}", None, [Message("user", f"{i}")], None, "t", "f", "train", None, "{}") for i in range(400)]
+    part = artifacts.write_part(str(tmp_path / "p"), "train", Prompt, rows)
+    prompts = artifacts.commit(Table, str(tmp_path / "p"), Manifest("prompts", 1, "prepare", 1, "p", {}, {}, [part]))
+    first, again, second = (
+        ids(tmp_path / f"{i}", route.drawn(0.25, number, prompts, context(tmp_path / f"{i}")))
+        for i, number in enumerate((1, 1, 2))
+    )
+    assert first == again != second
+    # Each is drawn with p = 1/4, both with 1/16: within four standard deviations.
+    assert len(first) == pytest.approx(100, abs=4 * 8.7)
+    assert len(set(first) & set(second)) == pytest.approx(25, abs=4 * 4.9)
+    with pytest.raises(DataError, match=r"lambda 1e-09 draws none"):
+        route.drawn(1e-9, 1, prompts, context(tmp_path / "none"))

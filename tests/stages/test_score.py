@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import build_tiny_model
 
 from raystill import artifacts, chat, session, targets
 from raystill.artifacts import Checkpoint, Manifest, Table
@@ -46,11 +47,13 @@ def examples(root: Path, model: Path, long: int = 0, words: int = 400) -> Table:
 
 
 def scored(
-    root: Path, model: Path, config: Score, table: Table, max_error_rate: float = 0.0, **engine: int
-) -> tuple[Any, list[Targets]]:
+    root: Path, model: Path, config: Score, table: Table, max_error_rate: float = 0.0, second: Path | None = None,
+    **engine: int,
+) -> tuple[Any, list[Targets]]:  # fmt: skip
     context = Context(str(root / "score" / "s"), Compute(), Lines(io.StringIO()), max_error_rate, root)
     teacher = Teacher(kind="reference", system="Be brief.", engine=engine)
-    outcome = score.score(config, teacher, Checkpoint(str(model), "m"), table, context)
+    further = [(teacher, Checkpoint(str(second), "second"))] if second else []
+    outcome = score.score(config, teacher, Checkpoint(str(model), "m"), table, context, further)
     manifest = Manifest("t", 1, "score", 1, "s", {}, {}, list(outcome.files))
     made = artifacts.commit(Table, context.url, manifest)
     return outcome, sorted(made.rows(Targets), key=lambda t: t.id)
@@ -87,6 +90,25 @@ def test_a_long_answer_in_small_steps_is_the_same(tiny_model: Path, tmp_path: Pa
         np.testing.assert_allclose(a.logprobs_TK, b.logprobs_TK, atol=2 * targets.STEP)
 
 
+def test_a_mixture_lies_between_its_teachers(tiny_model: Path, tmp_path: Path) -> None:
+    other, table = build_tiny_model(tmp_path / "other", hidden=128), examples(tmp_path, tiny_model)
+    everything = {"k": 384}
+    _, first = scored(tmp_path / "a", tiny_model, Score.model_validate(everything), table)
+    _, second = scored(tmp_path / "b", other, Score.model_validate(everything), table)
+    both = Score.model_validate({**everything, "mixture": {"x": 3, "y": 1}})
+    outcome, mixed = scored(tmp_path / "c", tiny_model, both, table, second=other)
+    assert outcome.facts["mixture"] == [0.75, 0.25]
+    for a, b, found in zip(first, second, mixed, strict=True):
+        assert list(a.completion_ids) == list(b.completion_ids) == list(found.completion_ids)
+        p, q, m = (whole(targets.unpack_topk(t.packed)) for t in (a, b, found))
+        np.testing.assert_allclose(m, 0.75 * p + 0.25 * q, rtol=0.11)  # each is stored to 0.051 nats
+
+
+def whole(kept: targets.TopK) -> np.ndarray:
+    """Probabilities in the order of ids, [T, V]."""
+    return np.take_along_axis(np.exp(kept.logprobs_TK), np.argsort(kept.ids_TK, 1), 1)
+
+
 def test_draws_resume_and_take_over(tiny_model: Path, tmp_path: Path) -> None:
     table = examples(tmp_path, tiny_model)
     config = Score(support="sampled", draws=12, temperature=1.5)
@@ -111,3 +133,26 @@ def test_rows_longer_than_the_context_are_counted_and_too_many_stop_it(tiny_mode
     assert len(rows) == 10
     with pytest.raises(StageError, match="could not score 2 of 12 answers"):
         scored(tmp_path / "b", tiny_model, Score(k=5), table)
+
+
+def test_the_share_that_the_scoring_teacher_wrote(tmp_path: Path) -> None:
+    teacher, model = Teacher(model="t", system="Be brief."), Checkpoint("t", "t-print")
+
+    def generations(weights: str, by: Teacher) -> Table:
+        made = Manifest("generations", 2, "generate", 2, "g", {"teacher": by.identity()}, {"teacher": weights}, [])
+        return Table("g", "g", made)
+
+    said = [Message("user", "?"), Message("assistant", "!")]
+    rows = [Example(f"r{i}", who, 0, "train", said, None, [1], Ids([])) for i, who in enumerate("aaabcd")]
+    part = artifacts.write_part(str(tmp_path), "train", Example, rows)
+    table = artifacts.commit(Table, str(tmp_path), Manifest("examples", 1, "curate", 1, "e", {}, {}, [part]))
+    wrote = {
+        "a": generations("t-print", teacher),
+        "b": generations("other", teacher),
+        "c": generations("t-print", Teacher(model="t", system="Be long.")),
+        "d": generations("t-print", Teacher(model="moved", system="Be brief.", sampling={"temperature": 0})),
+    }
+    assert score.consistent(wrote, table, [(teacher, model)]) == pytest.approx(4 / 6)
+    assert score.consistent({"a": wrote["a"]}, table, [(teacher, model)]) == pytest.approx(3 / 6)
+    mixture = [(teacher, model), (teacher, Checkpoint("o", "other"))]
+    assert score.consistent(wrote, table, mixture) == pytest.approx(5 / 6)

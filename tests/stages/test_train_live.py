@@ -25,7 +25,7 @@ def run(model: Path, teacher: Path, where: Context, table: Table, **changes: obj
     config = recipe.Train.model_validate(CONFIG.model_dump() | {"teacher": "live", "loss": LOSS} | changes)
     shown = recipe.Teacher(model=str(teacher), system="You know every order by heart.")
     live = train.Live(shown, Checkpoint(str(teacher), "t"))
-    return train.train(config, None, table, None, Checkpoint(str(model), "m"), [], where, live)
+    return train.train(config, None, table, None, Checkpoint(str(model), "m"), [], where, beside=live)
 
 
 def test_what_cannot_be_had_of_a_live_teacher_is_refused(tiny_model: Path, teacher: Path, tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_what_cannot_be_had_of_a_live_teacher_is_refused(tiny_model: Path, teach
     live = train.Live(long, Checkpoint(str(teacher), "t"))
     config = CONFIG.model_copy(update={"teacher": "live", "loss": recipe.Loss(kind="forward_kl")})
     with pytest.raises(DataError, match=r"no example fits its context; shorten teacher\.system"):
-        train.train(config, None, table, None, Checkpoint(str(tiny_model), "m"), [], context(tmp_path), live)
+        train.train(config, None, table, None, Checkpoint(str(tiny_model), "m"), [], context(tmp_path), beside=live)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from raystill import artifacts, chat, recipe, storage
 from raystill.artifacts import Checkpoint, Manifest, Outcome, Table
 from raystill.context import Context
 from raystill.errors import RecipeError
-from raystill.records import Targets
+from raystill.records import Example, Ids, Message, Targets
 from raystill.stages import train
 from raystill.teachers import tokens, units
 from raystill.teachers.scorer import Scorer
@@ -22,9 +22,12 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_model(tmp_path_factory.mktemp("models") / "teacher", hidden=128)
 
 
-def scored(folder: Path, teacher: Path, table: Table, score: recipe.Score) -> Table:
+def scored(
+    folder: Path, teacher: Path, table: Table, score: recipe.Score, tokenizers: dict[str, str] | None = None
+) -> Table:
     """What the score stage makes of these examples, without Ray."""
-    asked = (score.model_dump(), recipe.Teacher(kind="reference").model_dump(), Checkpoint(str(teacher), "t"), {})
+    block = recipe.Teacher(kind="reference").model_dump()
+    asked = (score.model_dump(), block, Checkpoint(str(teacher), "t"), tokenizers or {})
     scorer = Scorer(*asked)
     of = units.of(table, {}, str(folder))
     files = [asyncio.run(scorer.run(unit)).file for unit in of]
@@ -54,6 +57,34 @@ def test_a_loss_that_draws_cannot_give_is_refused(tiny_model: Path, teacher: Pat
             CONFIG.model_copy(update={"loss": recipe.Loss(kind="reverse_kl")}),
             None, table, None, Checkpoint(str(tiny_model), "m"), [], context(tmp_path),
         )  # fmt: skip
+
+
+def test_of_its_own_text_a_student_learns_what_the_teacher_scored(
+    tiny_model: Path, teacher: Path, tmp_path: Path
+) -> None:
+    def example(i: int, who: str, ids: list[int]) -> Example:
+        said = [Message("user", f"Where is order {i}?"), Message("assistant", "It is here.")]
+        return Example(f"r{i}", who, 0, "train", said, None, [1], Ids(ids))
+
+    # Answers that were cut off: none has a stop token.
+    rows = [example(0, "student", [20, 21, 22]), example(1, "student", [23, 24]), example(2, "teacher", [25])]
+    long = example(3, "student", [30] * 600)  # longer than the teacher's context: it is not scored
+    mark = chat.tokenizer_fingerprint(str(tiny_model))
+    facts = {"tokenizers": {"student": mark, "teacher": mark}}
+    part = artifacts.write_part(str(tmp_path / "e"), "train", Example, [*rows, long])
+    table = artifacts.commit(
+        Table, str(tmp_path / "e"), Manifest("examples", 1, "curate", 1, "e", {}, {}, [part], facts=facts)
+    )
+    targets = scored(tmp_path / "targets", teacher, table, recipe.Score(k=5), facts["tokenizers"])
+    config = CONFIG.model_copy(update={"max_length": 1000})
+    counts = {}
+    for own in (None, "student"):
+        arguments = (config, None, table, targets, None, Checkpoint(str(tiny_model), "m"), str(tmp_path / f"{own}"))
+        counts[own] = train._tokenise(*arguments, own, None, tmp_path)
+    # Three stop tokens and the long answer with its own are learnt as text, unless the student itself wrote them.
+    assert (counts[None].supervised, counts[None].with_targets) == (3 + 2 + 1 + 3 + 601, 3 + 2 + 1)
+    assert (counts["student"].supervised, counts["student"].with_targets) == (3 + 2 + 1 + 1, 3 + 2 + 1)
+    assert counts["student"].rejected == {"not scored": 1}
 
 
 @pytest.mark.slow

@@ -245,7 +245,7 @@ def test_an_example_is_written_and_read_back_where_it_is_aligned(tokenizers: dic
         assert writer(None, encoded) == Span()
     places = crossed.aligned(writer.ours, answers(ours, text), writer.theirs, their_ids)
     assert 0 < len(places) < span.count == places[-1][0] + 1
-    assert writer.saying == len(places) and 0.5 < writer.carried_mass() < 1
+    assert writer.saying == len(places) and 0.5 < writer.counts()["carried_mass"] < 1
     batches.store(str(tmp_path), [("train", encoded, 1.0, span)])
     micro = batches.micro(batches.read(tmp_path)["train"], [0], True, CPU)
     assert micro.soft is not None

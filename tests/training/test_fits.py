@@ -3,8 +3,8 @@
 import pytest
 
 from raystill import recipe
-from raystill.errors import RecipeError
-from raystill.training import fits, offload
+from raystill.errors import RecipeError, ResourceError
+from raystill.training import fits, offload, zero
 
 
 def said(train: recipe.Train, zero: int = 1, workers: int | None = None, gpu: bool | None = None) -> str:
@@ -81,3 +81,14 @@ def test_compiled_layers_are_not_sharded() -> None:
     (found,) = fits.mistakes(recipe.Train(), recipe.Workers(zero=3, compile=True), None, None)
     assert found.where == "compute.train.compile" and "zero: 2" in found.fix
     assert not list(fits.mistakes(recipe.Train(), recipe.Workers(zero=2, compile=True), None, None))
+
+
+def test_nvme_without_libaio_says_what_to_install() -> None:
+    zero.environment(gpu=False)
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    offload.require(zero_keys(offload_optimizer={"device": "cpu"}).deepspeed)
+    if AsyncIOBuilder().is_compatible(verbose=False):
+        pytest.skip("libaio is installed here")
+    with pytest.raises(ResourceError, match="apt install libaio-dev"):
+        offload.require(zero_keys(offload_param={"device": "nvme", "nvme_path": "/d"}).deepspeed)

@@ -8,7 +8,7 @@ from raystill import targets
 from raystill.artifacts import Manifest, Table
 from raystill.chat import Encoded
 from raystill.errors import DataError, ModelError
-from raystill.losses import ABSENT
+from raystill.losses import ABSENT, LEAST_TAIL
 from raystill.records import Ids, Targets
 from raystill.training import batches, soft
 from raystill.training.soft import Span
@@ -36,6 +36,16 @@ def test_records_hold_what_was_packed() -> None:
     np.testing.assert_allclose(rows["logprobs"][:, :-1], np.log(kept), atol=targets.STEP + 0.001)
 
 
+def test_more_than_k_join_the_tail() -> None:
+    data, _ = packed(5, k=6)
+    whole, cut = soft.of_top_k(data), soft.of_top_k(data, 2)
+    assert (cut["ids"] == whole["ids"][:, :2]).all()
+    np.testing.assert_array_equal(cut["logprobs"][:, :2], whole["logprobs"][:, :2])
+    dropped = np.exp(whole["logprobs"][:, 2:].astype(np.float64)).sum(1)
+    np.testing.assert_allclose(np.exp(cut["logprobs"][:, -1]), dropped, rtol=1e-5)
+    np.testing.assert_array_equal(soft.of_top_k(data, 9), whole)
+
+
 def test_draws_become_shares_and_what_is_left_is_absent() -> None:
     data = targets.pack_sampled([7, 9, 3], [3, 1, 4], [0, 2, 3], 30)
     rows = soft.of_draws(data)
@@ -46,7 +56,7 @@ def test_draws_become_shares_and_what_is_left_is_absent() -> None:
 
 def test_an_empty_tail_is_read_as_less_than_float32_can_tell() -> None:
     data = targets.pack_topk([[1, 2]], [[np.log(0.75), np.log(0.25)]], [0.0], 30)
-    assert np.exp(soft.of_top_k(data)["logprobs"][0, -1]) == pytest.approx(losses.LEAST_TAIL)
+    assert np.exp(soft.of_top_k(data)["logprobs"][0, -1]) == pytest.approx(LEAST_TAIL)
 
 
 def test_raised_tails_are_counted(tmp_path: Path) -> None:
@@ -109,6 +119,19 @@ def test_each_supervised_position_gets_the_targets_of_its_token(tmp_path: Path, 
     torch.testing.assert_close(alone.teacher_NC[1], torch.as_tensor(second["logprobs"][0]))
     nothing = batches.micro(corpus, [], packing, CPU)
     assert nothing.soft is not None and len(nothing.soft.given_N) == len(nothing.labels_N) == 0
+
+
+def test_a_student_learns_of_its_own_text_only_what_the_teacher_scored(tmp_path: Path) -> None:
+    # An answer 7 8 that was cut off: the stop token 2, which encoding adds, is nobody's.
+    encoded, span = Encoded([5, 6, 7, 8, 2], [False, False, True, True, True]), Span(40, 0, 2)
+    kept, moved = soft.alone(encoded, span)
+    assert kept.loss_mask == [False, False, True, True, False]
+    assert (kept.input_ids, moved) == (encoded.input_ids, Span(40, 0, 2))
+    earlier = Encoded([5, 6, 7, 8, 2], [False, True, True, True, True])
+    kept, moved = soft.alone(earlier, Span(40, 1, 2))
+    assert kept.loss_mask == [False, False, True, True, False]
+    assert moved == Span(40, 0, 2)
+    assert not any(soft.alone(encoded, Span())[0].loss_mask)
 
 
 def test_targets_of_other_examples_are_refused() -> None:

@@ -41,7 +41,7 @@ KINDS: dict[str, str] = {
 ABSENT = -1e30
 """Log-probability of a class that cannot occur: finite, so that nothing times it is nothing and no gradient is NaN."""
 LEAST_TAIL = 2.0**-24
-"""A tail of 0, where not all ids are listed, is read as this: float32 log-probabilities cannot tell them apart."""
+"""A stored tail of 0, where not all ids are listed, is read as this: float32 log-probabilities cannot tell them apart."""
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,22 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Rolled:
+    """One on-policy round: how many answers the student wrote and how many were cut off, and how far it came from who wrote.
+
+    `steps` are the optimizer steps between the two at the end; `drift` as `stages.train` gives it; `consistent` is the share
+    of what it learnt first that the scoring teacher wrote.
+    """
+
+    answers: int
+    truncated: int
+    steps: int
+    drift: float | None
+    consistent: float
+    validation_loss: float | None
+
+
+@dataclass(frozen=True)
 class Said:
     """What the models said to one prompt, and whether it was right; None where nothing can judge it."""
 
@@ -77,5 +93,6 @@ class Findings:
     models: Sequence[Model]
     steps: Sequence[Made]
     curves: Mapping[str, Sequence[Point]]
+    rounds: Mapping[str, Sequence[Rolled]]
     said: Sequence[Said]
     provenance: Mapping[str, Any]

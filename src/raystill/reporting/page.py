@@ -148,9 +148,6 @@ def _environment() -> Environment:
         "busy": _busy,
     }
     environment.globals |= {
-        "money": figures.money,
-        "points": figures.metric_points,
-        "three": figures.three,
-        "power": figures.power,
-    }
+        "money": figures.money, "points": figures.metric_points, "three": figures.three, "power": figures.power,
+    }  # fmt: skip
     return environment

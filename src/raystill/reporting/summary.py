@@ -11,7 +11,7 @@ from typing import Any
 from raystill.metrics.bootstrap import CONFIDENCE
 from raystill.metrics.compare import TEACHER, Value
 from raystill.recipe import Recipe, Teacher
-from raystill.reporting.findings import Findings, Made, Model, Point
+from raystill.reporting.findings import Findings, Made, Model, Point, Rolled
 
 SCHEMA = 1
 Report = dict[str, Any]
@@ -54,10 +54,11 @@ def summary(found: Findings) -> Report:
         "models": models,
         "students": students,
         "notes": [*comparison.notes, *_notes(found)],
-        "data": _data(found.steps),
+        "data": _data(recipe, found.steps),
         "teachers": _teachers(recipe, found.steps),
         "dropped": _dropped(found.steps),
         "training": {name: _training(points) for name, points in found.curves.items()},
+        "rounds": {name: [_round(of) for of in rounds] for name, rounds in found.rounds.items()},
         "cost": _cost(recipe, found.steps),
         "steps": [
             {"step": s.label, "fingerprint": s.fingerprint, "started_at": s.started_at, "elapsed_s": s.elapsed_s}
@@ -169,21 +170,38 @@ ANSWERED = ("rows", "answers", "truncated", "transient", "prompt_tokens", "outpu
 
 def _teachers(recipe: Recipe, steps: Sequence[Made]) -> dict[str, dict[str, Any]]:
     """What each teacher answered, where it failed and what it cost."""
-    counts = {s.label.removeprefix("generate").strip() or TEACHER: s.counts for s in steps if s.stage == "generate"}
+    counts = _answered(recipe, steps)
     return {
-        name: {"kind": teacher.kind, "source": source(teacher)} | {k: counts[name].get(k) for k in ANSWERED}
-        for name, teacher in recipe.all_teachers().items()
-        if name in counts
+        name: {"kind": recipe.all_teachers()[name].kind, "source": source(recipe.all_teachers()[name])}
+        | {k: of.get(k) for k in ANSWERED}
+        for name, of in counts.items()
     }
 
 
-def _data(steps: Sequence[Made]) -> dict[str, Any]:
+def _answered(recipe: Recipe, steps: Sequence[Made]) -> dict[str, Mapping[str, Any]]:
+    """What generate counted, by teacher; a student's own answers in on-policy rounds are none of a teacher's."""
+    counts = {s.label.removeprefix("generate").strip() or TEACHER: s.counts for s in steps if s.stage == "generate"}
+    return {name: counts[name] for name in recipe.all_teachers() if name in counts}
+
+
+def _round(of: Rolled) -> dict[str, Any]:
+    """`staleness_steps`: optimizer steps between who wrote a text and who learns from it, at the round's last step."""
+    return {
+        "answers": of.answers,
+        "truncated": _over(of.truncated, of.answers) or 0.0,
+        "staleness_steps": of.steps - 1,
+        "drift": of.drift,
+        "consistent": of.consistent,
+        "validation_loss": of.validation_loss,
+    }
+
+
+def _data(recipe: Recipe, steps: Sequence[Made]) -> dict[str, Any]:
     """How many rows came through each step."""
     counts = {s.label: s.counts for s in steps}
     generated = collections.Counter[str]()
-    for step in steps:
-        if step.stage == "generate":
-            generated.update({k: step.counts.get(k, 0) for k in ("answers", "rows", "output_tokens")})
+    for of in _answered(recipe, steps).values():
+        generated.update({k: of.get(k, 0) for k in ("answers", "rows", "output_tokens")})
     return {
         "read": counts.get("prepare", {}).get("read"),
         "prompts": counts.get("prepare", {}).get("rows", {}),
@@ -259,6 +277,12 @@ def _notes(found: Findings) -> list[str]:
         notes.append("no size and no speed of the teacher: it answers behind a URL, and its time is not this machine's")
     if unknown := [m.name for m in found.models if m.parameters is None and not (behind_a_url and m.role == TEACHER)]:
         notes.append(f"no size of {', '.join(unknown)}: the weights are no safetensors files that could be looked into")
+    for name, rounds in found.rounds.items():
+        if rounds and (share := rounds[-1].consistent) < 1:
+            notes.append(
+                f"the teacher that scores wrote only {100 * share:.0f}% of what {name} learnt first: its on-policy rounds keep "
+                "a bias towards the others"
+            )
     return notes
 
 

@@ -23,8 +23,9 @@ from ray.serve.llm.deployment import LLMServer
 from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
 from starlette.exceptions import HTTPException
 
-from raystill import artifacts, engine, memory, storage
-from raystill.errors import ResourceError
+from raystill import artifacts, engine, memory, staging, storage
+from raystill.artifacts import Checkpoint
+from raystill.errors import ResourceError, StorageError
 from raystill.serving.guard import KEY, Guard
 
 ROUTES = {
@@ -39,22 +40,40 @@ CONSTRUCTIONS = 2
 
 @dataclass(frozen=True)
 class Model:
-    """One model to host: its name in requests, its folder or hub id, and its engine arguments."""
+    """One model to host: its name in requests, its engine arguments, and its folder or hub id, or the address that a replica
+    copies it from."""
 
     name: str
-    folder: str
     engine: dict[str, Any]
+    folder: str = ""
+    url: str = ""
+    fingerprint: str = ""
+
+    def source(self) -> str:
+        """What the engine loads. A copy lies under its fingerprint on every node, so an older one is never taken for it."""
+        return self.folder or str(artifacts.copies() / self.fingerprint)
 
 
-def newest(runs: str, name: str) -> str:
-    """Where the model of this name lies that a recipe's last run made; `runs` is its `<root>/runs/NAME.json`."""
-    url = json.loads(storage.read(runs))[name]
-    made = artifacts.load(artifacts.Checkpoint, url)
-    return made.place() if made else url
+def newest(runs: str, name: str) -> dict[str, Any]:
+    """The model of this name that a recipe's last run made; `runs` is its `<root>/runs/NAME.json`."""
+    made = artifacts.load(Checkpoint, json.loads(storage.read(runs))[name])
+    if made is None:
+        raise StorageError(f"{runs} names a {name} that is not there; run the recipe again")
+    return (
+        {"url": made.place(), "fingerprint": made.fingerprint} if storage.is_s3(made.url) else {"folder": made.place()}
+    )
 
 
 class MeasuredServer(LLMServer):  # type: ignore[misc]
-    """Ray Serve LLM's server, which also tells its memory."""
+    """Ray Serve LLM's server, which fetches a remote model where it starts, and tells its memory."""
+
+    # Ray Serve awaits an __init__ that is async.
+    async def __init__(  # type: ignore[misc]
+        self, llm_config: LLMConfig, *, remote: Checkpoint | None = None, **options: Any
+    ) -> None:
+        if remote:
+            staging.staged(remote)
+        await super().__init__(llm_config, **options)
 
     async def peak_memory_bytes(self) -> int:
         """Peak resident memory of this replica and its engine's processes, summed."""
@@ -65,15 +84,17 @@ class MeasuredServer(LLMServer):  # type: ignore[misc]
 def build(args: dict[str, Any]) -> serve.Application:
     """The application.
 
-    args: models [{name, folder, engine}], on_gpu, cpus, max_ongoing, max_queued, max_body_bytes, max_tokens, and key, None
-    for an open endpoint. A RayService's args lie in its manifest, so they hold no key, which the pods' environment does, and
-    instead of folders `runs`, which names them. Raises ResourceError when there is no key where one is needed.
+    args: models [{name, engine, folder}] or [{name, engine, url, fingerprint}], on_gpu, cpus, max_ongoing, max_queued,
+    max_body_bytes, max_tokens, and key, None for an open endpoint. A RayService's args lie in its manifest, so they hold no
+    key, which the pods' environment does, and instead of places `runs`, which names them. Raises ResourceError when there is
+    no key where one is needed, StorageError for a model that is gone.
     """
     if "key" not in args and not os.environ.get(KEY):
         raise ResourceError(f"this endpoint is open to other machines and has no key; set {KEY} in its pods")
     args = {"key": os.environ.get(KEY), **args}
-    models = [Model(**{"folder": newest(args["runs"], m["name"])} | m if "runs" in args else m) for m in args["models"]]
+    models = [Model(**m, **(newest(args["runs"], m["name"]) if "runs" in args else {})) for m in args["models"]]
     configs = [_config(model, args) for model in models]
+    remote = [Checkpoint(model.url, model.fingerprint) if model.url else None for model in models]
     app = _fastapi(args)
     ingress = make_fastapi_ingress(OpenAiIngress, endpoint_map=ROUTES, app=app)
     options = {
@@ -83,7 +104,10 @@ def build(args: dict[str, Any]) -> serve.Application:
         "ray_actor_options": {"num_cpus": 0},
     }
     return serve.deployment(ingress, name="ingress", **options).bind(
-        llm_deployments={c.model_id: build_llm_deployment(c, deployment_cls=MeasuredServer) for c in configs},
+        llm_deployments={
+            c.model_id: build_llm_deployment(c, deployment_cls=MeasuredServer, bind_kwargs={"remote": there})
+            for c, there in zip(configs, remote, strict=True)
+        },
         model_cards={c.model_id: to_model_metadata(c.model_id, c) for c in configs},
     )
 
@@ -121,10 +145,10 @@ _DOCS = frozenset({"/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect"})
 
 def _config(model: Model, args: dict[str, Any]) -> LLMConfig:
     cpu = not args["on_gpu"]
-    arguments = engine.arguments(model.folder, model.engine, not cpu)
+    arguments = engine.arguments(model.source(), model.engine, not cpu)
     del arguments["model"]
     return LLMConfig(
-        model_loading_config={"model_id": model.name, "model_source": model.folder},
+        model_loading_config={"model_id": model.name, "model_source": model.source()},
         engine_kwargs=arguments,
         accelerator_config={"kind": "cpu"} if cpu else None,
         placement_group_config={"bundles": [{"CPU": 1}]} if cpu else None,

@@ -3,7 +3,7 @@
 import datetime
 import json
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Protocol
@@ -15,9 +15,24 @@ from raystill.provenance import provenance
 from raystill.recipe import Cut, Recipe
 from raystill.records import Answer, Load, Prompt
 from raystill.reporting.card import card
-from raystill.reporting.findings import Findings, Made, Model, Point, Role, Said
+from raystill.reporting.findings import Findings, Made, Model, Point, Role, Rolled, Said
 from raystill.reporting.page import page
 from raystill.reporting.summary import finite, summary, teacher_source
+
+
+class Round(Protocol):
+    """One on-policy round's artifacts."""
+
+    @property
+    def writer(self) -> Checkpoint: ...
+    @property
+    def rollouts(self) -> Table: ...
+    @property
+    def examples(self) -> Table: ...
+    @property
+    def targets(self) -> Table: ...
+    @property
+    def learner(self) -> Checkpoint: ...
 
 
 class Line(Protocol):
@@ -30,11 +45,15 @@ class Line(Protocol):
     @property
     def examples(self) -> Table: ...
     @property
+    def targets(self) -> Table | None: ...
+    @property
     def models(self) -> Mapping[str, Checkpoint]: ...
     @property
     def answers(self) -> Mapping[str, Table]: ...
     @property
     def loads(self) -> Mapping[str, Table]: ...
+    @property
+    def rounds(self) -> Mapping[str, Sequence[Round]]: ...
 
 
 def report(recipe: Recipe, made: Line) -> str:
@@ -66,7 +85,8 @@ def gather(recipe: Recipe, made: Line) -> Findings:
             *(_model(recipe, name, model, made.loads.get(name)) for name, model in made.models.items()),
         ],
         steps=list(_steps(made)),
-        curves={name: _curve(made.models[name]) for name in recipe.all_students()},
+        curves=_curves(recipe, made),
+        rounds={name: [_rolled(of) for of in rounds] for name, rounds in made.rounds.items()},
         said=_said(prompts, answers, comparison),
         provenance=provenance(),
     )
@@ -134,8 +154,13 @@ def _steps(made: Line) -> Iterator[Made]:
     """Finished steps in the line's order."""
     answers = {"generate" if n == "teacher" else f"generate {n}": table for n, table in made.generations.items()}
     named: dict[str, Artifact] = {"prepare": made.prompts, **answers, "curate": made.examples}
+    named |= {"score": made.targets} if made.targets else {}
     named |= {f"train {n}" if n not in ("teacher", "baseline") else n: m for n, m in made.models.items()}
     named |= {f"answer {n}": a for n, a in made.answers.items()} | {f"measure {n}": a for n, a in made.loads.items()}
+    for name, rounds in made.rounds.items():
+        for number, of in enumerate(rounds, 1):
+            of_round = {"generate": of.rollouts, "curate": of.examples, "score": of.targets, "train": of.learner}
+            named |= {f"{stage} {name} round {number}": artifact for stage, artifact in of_round.items()}
     for label, artifact in named.items():
         if manifest := artifact.manifest:
             about = manifest.provenance
@@ -147,6 +172,30 @@ def _steps(made: Line) -> Iterator[Made]:
                 elapsed_s=about.get("elapsed_s"),
                 counts=manifest.counts,
             )
+
+
+def _rolled(of: Round) -> Rolled:
+    wrote, learnt = of.rollouts.counts, of.learner
+    return Rolled(
+        answers=wrote["answers"],
+        truncated=wrote["truncated"],
+        steps=learnt.counts["steps"],
+        drift=learnt.facts["drift"],
+        consistent=of.targets.facts["consistent"],
+        validation_loss=learnt.facts["validation_loss"],
+    )
+
+
+def _curves(recipe: Recipe, made: Line) -> dict[str, list[Point]]:
+    """Every training of each student: one, or one after another where it learnt on in rounds."""
+    found: dict[str, list[Point]] = {}
+    for name in recipe.all_students():
+        if not (rounds := made.rounds.get(name, [])):
+            found[name] = _curve(made.models[name])
+            continue
+        found[f"{name} before its rounds"] = _curve(rounds[0].writer)
+        found |= {f"{name} in round {number}": _curve(of.learner) for number, of in enumerate(rounds, 1)}
+    return found
 
 
 def _curve(model: Checkpoint) -> list[Point]:

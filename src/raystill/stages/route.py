@@ -1,9 +1,10 @@
-"""route: the prompts of one teacher among several, by a column's value or because the teacher before failed.
+"""route: the prompts of one who answers: by a column's value, because the teacher before failed, or a drawn share.
 
 Parts keep their names' split and their order, so a unit whose rows stay the same keeps its answers.
 """
 
 import collections
+import hashlib
 import json
 from collections.abc import Callable
 
@@ -44,6 +45,18 @@ def failed(task: recipe.Task, prompts: Table, before: Table, context: Context) -
     check = tasks.keeps(task, tasks.load(task, references))
     good = {g.id for g in before.rows(Generation, *SPLITS) if not g.error and g.text and check(g, g.text) is None}
     return _chosen(prompts, lambda prompt: prompt.id not in good, context)
+
+
+def drawn(share: float, number: int, prompts: Table, context: Context) -> Outcome:
+    """A share of the prompts, drawn anew for each number. Raises DataError when it holds no train prompt."""
+
+    def wanted(prompt: Prompt) -> bool:
+        return int.from_bytes(hashlib.sha256(f"{number}/{prompt.id}".encode()).digest()[:8]) < share * 2**64
+
+    outcome = _chosen(prompts, wanted, context)
+    if not any(file.path.startswith("train-") for file in outcome.files):
+        raise DataError(f"on_policy.lambda {share:g} draws none of the train prompts; raise it, or give more of them")
+    return outcome
 
 
 def _chosen(prompts: Table, wanted: Callable[[Prompt], bool], context: Context) -> Outcome:

@@ -4,7 +4,7 @@ Units, resuming and taking over equal ones work as in generate; one long Ray Dat
 """
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -72,6 +72,25 @@ def score(
 
 def _dumped(teacher: recipe.Teacher) -> dict[str, Any]:
     return teacher.model_dump(mode="json", by_alias=True)
+
+
+def consistent(
+    generations: Mapping[str, Table], examples: Table, scorers: Sequence[tuple[recipe.Teacher, Checkpoint]]
+) -> float:
+    """Share of the train examples that a scoring teacher wrote, seeing prompts as it sees them when it scores.
+
+    Lightning OPD (arXiv 2604.13010): where another one wrote what a student learnt first, on-policy rounds keep a bias.
+    """
+
+    def scores(table: Table) -> bool:
+        made = table.manifest
+        return made is not None and any(
+            made.inputs.get("teacher") == model.fingerprint and teacher.view().items() <= made.config["teacher"].items()
+            for teacher, model in scorers
+        )
+
+    wrote = collections.Counter(examples.column("teacher", "train"))
+    return sum(wrote[name] for name, table in generations.items() if scores(table)) / max(1, wrote.total())
 
 
 def _advance(context: Context, done: Done) -> None:

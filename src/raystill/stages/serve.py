@@ -140,11 +140,11 @@ def usage(endpoint: Endpoint, model: str) -> str:
 
 
 def hosted(name: str, model: Checkpoint, asked: Mapping[str, Any], elsewhere: bool) -> dict[str, Any]:
-    """A model as the application takes it. `elsewhere` its replica may start on a node that has no copy of a remote model:
-    Ray Serve LLM then fetches the s3:// folder, or the hub's commit, where it starts."""
+    """A model as the application takes it. `elsewhere` its replica may start on a node that has no copy of a remote model,
+    which is then made where it starts: of an s3:// folder by us, of a hub's commit by vLLM."""
     place = model.place()
     if elsewhere and storage.is_s3(place):
-        return {"name": name, "folder": place, "engine": dict(asked)}
+        return {"name": name, "engine": dict(asked), "url": place, "fingerprint": model.fingerprint}
     if elsewhere and not Path(place).is_dir() and COMMIT.fullmatch(model.fingerprint):
         pinned = {"revision": model.fingerprint, "tokenizer_revision": model.fingerprint}
         return {"name": name, "folder": place, "engine": {**asked, **pinned}}

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 from raystill import chat, losses, models, plugins, recipe, session, storage, tasks
 from raystill.artifacts import Checkpoint, File, Outcome, Table, decode, describe
 from raystill.context import Context
-from raystill.errors import DataError, Interrupted, RecipeError, StageError
+from raystill.errors import DataError, Interrupted, ModelError, RecipeError, StageError
 from raystill.records import Example, Prompt
 from raystill.teachers import tokens
 from raystill.training import advice, fits, layermap, pairs, zero
@@ -60,10 +60,10 @@ class Counts:
     """Tokens of the kept examples that the student learns to write."""
     with_targets: int = 0
     """Those of them of which the teacher says more than the text does."""
-    carried_mass: float = 1.0
-    """Mean share of the teacher's listed mass there that stands for tokens of the student; below 1 with another tokenizer."""
     raised_tails: int = 0
     """Those of these whose stored tail was 0, and was read as `losses.LEAST_TAIL`."""
+    carried_mass: float = 1.0
+    """Mean share of the teacher's listed mass that stands for tokens of the student; below 1 with another tokenizer."""
 
 
 def train(
@@ -77,10 +77,17 @@ def train(
     task: recipe.Task | None = None,
     prompts: Table | None = None,
     beside: Live | None = None,
+    *,
+    own: str | None = None,
+    watch_text: bool = False,
+    k: int | None = None,
 ) -> Outcome:
     """A trained student as an exported model folder, with its training curve. `beside` is train.teacher: live.
 
-    `task` and its `prompts` are asked for where early stopping goes by the student's own answers.
+    `task` and its `prompts` are asked for where early stopping goes by the student's own answers. Of
+    examples whose writer is called `own` (the student itself) only tokens with targets are learnt: it must not copy itself
+    where the teacher said nothing. With `watch_text`, and always with `own`, the curve also has `text_loss`. Top-k targets
+    are cut to `k`.
 
     Raises RecipeError for DeepSpeed keys that raystill owns, for a loss that these targets cannot give and for what the
     student, the workers or the ZeRO stage cannot do, ModelError for a live teacher with another tokenizer, DataError when no
@@ -105,10 +112,10 @@ def train(
     if Path(student.url).is_dir():
         student = replace(student, url=str(Path(student.url).resolve()))
     if beside:
-        layermap.check(train.loss, *(models.config(m.folder()) or {} for m in (student, beside.model)))
+        layermap.check(train.loss, *(models.config(m.papers()) or {} for m in (student, beside.model)))
     attempt = uuid.uuid4().hex[:12]
     work = storage.join(url, "work", attempt)
-    counts = _tokenise(train, system, examples, targets, beside, student, work, context.scratch)
+    counts = _tokenise(train, system, examples, targets, beside, student, work, own, k, context.scratch)
     if not counts.train:
         why = ", ".join(f"{n} {reason}" for reason, n in counts.rejected.items()) or "there are none"
         raise DataError(
@@ -132,7 +139,10 @@ def train(
         )
     exam = _exam(train, task, prompts, system, student) if task and prompts else None
     teacher = beside.model if beside else None
-    outcome = _fit(train, temperature or 1.0, student, teacher, url, attempt, counts.train, exam, trackers, context)
+    watched = watch_text or own is not None
+    outcome = _fit(
+        train, temperature or 1.0, student, teacher, url, attempt, counts.train, exam, watched, trackers, context
+    )
     checkpoints.discard(work)
     exported = outcome.exported
     if exported is None:
@@ -146,8 +156,19 @@ def train(
         kind="model",
         files=[*exported.files, replace(curve, path=f"{exported.folder}/{CURVE}")],
         counts=asdict(counts) | {"steps": last["step"], "tokens": last["tokens"]},
-        facts=exported.facts | {"loss": taken[-1]["loss"], "validation_loss": validations[-1] if validations else None},
+        facts=exported.facts
+        | {"loss": taken[-1]["loss"], "validation_loss": validations[-1] if validations else None}
+        | ({"drift": _drift(taken)} if own else {}),
     )
+
+
+def _drift(curve: Sequence[dict[str, Any]]) -> float | None:
+    """How much less likely the validation text became, in nats per token; None where there was none.
+
+    Of text that the student drew at temperature 1 this estimates KL(who wrote || who has learnt).
+    """
+    before, after = curve[0].get("text_loss_before"), curve[-1].get("text_loss")
+    return None if before is None or after is None else after - before
 
 
 def _tokenise(
@@ -158,6 +179,8 @@ def _tokenise(
     beside: Live | None,
     student: Checkpoint,
     work: str,
+    own: str | None,
+    k: int | None,
     scratch: Path,
 ) -> Counts:
     """Store the examples as token ids, and what the teacher thinks or is shown of them, for the workers; what was kept."""
@@ -167,32 +190,38 @@ def _tokenise(
     tokenizer = chat.load_tokenizer(student.papers())
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         with (Path(folder) / (live.FILE if beside else soft.FILE)).open("wb") as file:
-            shown = live.Writer(file, beside.teacher, beside.model.folder(), tokenizer) if beside else None
-            writer = None
-            if targets:
+            writer: live.Writer | soft.Writer | None = None
+            if beside:
+                writer = live.Writer(file, beside.teacher, beside.model.papers(), tokenizer)
+            elif targets:
                 soft.check(targets, examples)
-                writer = _writer(file, targets, tokenizer, models.vocabulary(student.papers()))
-            batches.store(work, _encoded(train, system, examples, targets, tokenizer, shown or writer, counts))
-            if writer:
-                counts.with_targets, counts.raised_tails = writer.saying, writer.raised_tails
-        if isinstance(writer, crossed.Writer):
-            counts.carried_mass = writer.carried_mass()
-            if writer.support == "sampled":
-                writer.beyond().tofile(Path(folder) / soft.BEYOND)
+                if own and targets.facts["tokenizer"] != chat.fingerprint(tokenizer):
+                    raise ModelError(
+                        "in an on-policy round the student's own tokens are scored, and the teacher has others; take a student "
+                        "with the teacher's tokenizer, or rounds: 0"
+                    )
+                writer = _writer(file, targets, tokenizer, models.vocabulary(student.papers()), k)
+            batches.store(work, _encoded(train, system, examples, targets, tokenizer, writer, own, counts))
+        if writer:
+            vars(counts).update(writer.counts())
+        if isinstance(writer, crossed.Writer) and writer.support == "sampled":
+            writer.beyond().tofile(Path(folder) / soft.BEYOND)
         if counts.with_targets:
             storage.upload(Path(folder), work)
     return counts
 
 
-def _writer(file: IO[bytes], targets: Table, tokenizer: chat.Tokenizer, vocabulary: int) -> "soft.Writer":
+def _writer(
+    file: IO[bytes], targets: Table, tokenizer: chat.Tokenizer, vocabulary: int, k: int | None
+) -> "soft.Writer":
     """What keeps stored targets for the workers: as they are, or carried over from the teacher's own tokens."""
     from raystill.training import crossed, soft
 
     support = targets.facts["support"]
     if targets.facts["tokenizer"] == chat.fingerprint(tokenizer):
-        return soft.Writer(file, support, vocabulary)
+        return soft.Writer(file, support, vocabulary, k)
     theirs = tokens.Tokens.load(targets.read(tokens.FILE))
-    return crossed.Writer(file, support, vocabulary, theirs, tokens.of(tokenizer))
+    return crossed.Writer(file, support, vocabulary, theirs, tokens.of(tokenizer), k)
 
 
 def _encoded(
@@ -202,11 +231,12 @@ def _encoded(
     targets: Table | None,
     tokenizer: chat.Tokenizer,
     writer: "live.Writer | soft.Writer | None",
+    own: str | None,
     counts: Counts,
 ) -> Iterator[tuple[str, chat.Encoded, float, "soft.Span"]]:
     from raystill.training import live, soft
 
-    own = chat.fingerprint(tokenizer)
+    mark = chat.fingerprint(tokenizer)
     written_by = examples.facts.get("tokenizers", {})
     for part in examples.parts("train", "validation"):
         found = soft.of_part(targets, part) if targets else {}
@@ -214,19 +244,23 @@ def _encoded(
             messages = chat.view(example.messages, system, [])
             # A system message that came or went moves the turns behind it.
             turns = [i + len(messages) - len(example.messages) for i in example.loss_turns]
-            given = example.completion_ids if written_by.get(example.teacher) == own else None
+            given = example.completion_ids if written_by.get(example.teacher) == mark else None
             encoded = chat.encode(tokenizer, messages, turns, given, example.tools)
             if len(encoded.input_ids) > train.max_length:
                 counts.rejected["too long"] = counts.rejected.get("too long", 0) + 1
                 continue
-            setattr(counts, example.split, getattr(counts, example.split) + 1)
             span = soft.Span()
             if isinstance(writer, live.Writer):
                 span = writer(example, encoded)
             elif writer:
                 span = writer(found.get((example.id, example.teacher, example.sample_index)), encoded)
+            if example.teacher == own:
+                encoded, span = soft.alone(encoded, span)
+                if not span.count:
+                    counts.rejected["not scored"] = counts.rejected.get("not scored", 0) + 1
+                    continue
+            setattr(counts, example.split, getattr(counts, example.split) + 1)
             counts.supervised += sum(encoded.loss_mask)
-            counts.with_targets += span.count if isinstance(writer, live.Writer) else 0
             yield example.split, encoded, example.weight, span
 
 
@@ -265,6 +299,7 @@ def _fit(
     attempt: str,
     examples: int,
     exam: "exam.Exam | None",
+    watch_text: bool,
     trackers: Sequence[Tracker],
     context: Context,
 ) -> "board.Outcome":
@@ -282,7 +317,7 @@ def _fit(
     # Beside the driver, so that it outlives any node that workers are on.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     meeting: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
-    job = loop.Job(train, temperature, compute, student, url, attempt, gpu, cpus, meeting, exam, teacher)
+    job = loop.Job(train, temperature, compute, student, url, attempt, gpu, cpus, meeting, exam, teacher, watch_text)
     context.progress.start(context.label, batches.steps(examples, train.epochs, train.batch_size), "steps")
     errors: list[Exception] = []
     running = threading.Thread(target=_trained, args=(job, (least, most), context.scratch, errors), daemon=True)

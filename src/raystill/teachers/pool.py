@@ -12,7 +12,7 @@ from typing import Any
 
 from raystill import engine, placement, recipe, session
 from raystill import errors as user_errors
-from raystill.artifacts import Checkpoint, File
+from raystill.artifacts import File
 from raystill.errors import StageError
 from raystill.teachers.units import Done, Unit
 
@@ -69,21 +69,6 @@ def over_replicas(
         except ray.exceptions.RayError as e:
             lines = [line for line in str(e).splitlines() if line.strip()] or [type(e).__name__]
             raise StageError(f"{what} failed: {lines[-1].strip()}") from e
-
-
-def staged(model: Checkpoint) -> str:
-    """The model's folder on this node, and on all others of this actor's placement group: vLLM's workers read it there."""
-    if engine.in_placement_group():
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        group = ray.util.placement_group_table(ray.util.get_current_placement_group())
-        fetch = ray.remote(num_cpus=0)(type(model).folder)
-        nodes = set(group["bundles_to_node_id"].values()) - {ray.get_runtime_context().get_node_id()}
-        ray.get(
-            [fetch.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n, False)).remote(model) for n in nodes]
-        )
-    return model.folder()
 
 
 @contextlib.contextmanager

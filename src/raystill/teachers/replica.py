@@ -18,10 +18,10 @@ from typing import Any
 import psutil
 import pyarrow.compute as pc
 
-from raystill import artifacts, plugins, recipe, storage
+from raystill import artifacts, plugins, recipe, staging, storage
 from raystill.errors import RaystillError, StageError
 from raystill.records import Generation, Prompt
-from raystill.teachers import KINDS, EngineDied, RowError, Teacher, failure, pool
+from raystill.teachers import KINDS, EngineDied, RowError, Teacher, failure
 from raystill.teachers.kept import Kept
 from raystill.teachers.units import Done, StartUp, Unit, answer_batch
 
@@ -52,7 +52,7 @@ class Replica:
         self.broken: RaystillError | None = None
         self.start_up = StartUp()
         try:
-            folder = pool.staged(model) if model else None
+            folder = staging.staged(model) if model else None
             self.start_up.mark("weights")
             self.teacher: Teacher = plugins.load(block.kind, KINDS, "teacher")(block, folder)
             self.start_up.mark("engine")

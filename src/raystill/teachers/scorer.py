@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from raystill import artifacts, chat, plugins, recipe, storage, targets
+from raystill import artifacts, chat, plugins, recipe, staging, storage, targets
 from raystill.errors import ModelError, RaystillError
 from raystill.records import Example, Ids, Targets
-from raystill.teachers import fidelity, pool
+from raystill.teachers import fidelity
 from raystill.teachers.fidelity import Sums
 from raystill.teachers.units import Done, StartUp, Unit, answer_batch
 
@@ -81,7 +81,7 @@ class Scorer:
         self.broken: RaystillError | None = None
         self.start_up = StartUp()
         try:
-            folders = [pool.staged(m) for m in (model, *(m for _, m in further))]
+            folders = [staging.staged(m) for m in (model, *(m for _, m in further))]
             self.start_up.mark("weights")
             self.tokenizers = [chat.load_tokenizer(folder) for folder in folders]
             _check_alike(self.tokenizers)

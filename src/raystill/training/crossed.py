@@ -9,7 +9,7 @@ TRL, X-Token in NeMo-RL; those merge spans or project instead). The tokens that 
 
 from collections.abc import Sequence
 from itertools import takewhile
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,10 @@ from raystill.training.soft import Span
 class Writer(soft.Writer):
     """As soft.Writer, for a teacher whose tokens are `theirs` and a student whose tokens are `ours`."""
 
-    def __init__(self, file: IO[bytes], support: str, vocabulary: int, theirs: Tokens, ours: Tokens) -> None:
-        super().__init__(file, support, vocabulary)
+    def __init__(
+        self, file: IO[bytes], support: str, vocabulary: int, theirs: Tokens, ours: Tokens, k: int | None = None
+    ) -> None:
+        super().__init__(file, support, vocabulary, k)
         self.theirs, self.ours, self.numbers = theirs, ours, shared_numbers(theirs, ours)
         self.listed_mass = self.kept_mass = 0.0
 
@@ -38,7 +40,7 @@ class Writer(soft.Writer):
         if not found or not places:
             return Span()
         at, theirs = np.array(places).T
-        listed = soft.decoded(self.support, found.packed)[theirs]
+        listed = soft.decoded(self.support, found.packed, self.k)[theirs]
         held = soft.renumbered(listed, self.numbers)
         self.listed_mass += soft.mass(listed)
         self.kept_mass += soft.mass(held)
@@ -50,9 +52,9 @@ class Writer(soft.Writer):
         rows[at] = held
         return self.keep(rows, sum(encoded.loss_mask) - answer)
 
-    def carried_mass(self) -> float:
-        """Share of the listed mass that stands for tokens of the student."""
-        return self.kept_mass / self.listed_mass if self.listed_mass else 0.0
+    def counts(self) -> dict[str, Any]:
+        """Also the share of the listed mass that stands for tokens of the student."""
+        return super().counts() | {"carried_mass": self.kept_mass / self.listed_mass if self.listed_mass else 0.0}
 
     def beyond(self) -> NDArray[np.uint8]:
         """Per id of the student, whether none of the teacher's tokens is it."""

@@ -27,14 +27,14 @@ def mistakes(train: recipe.Train, compute: recipe.Workers, workers: int | None, 
     lora = train.lora
     if lora and lora.quantize:
         if gpu is False:
-            what = f"quantize: {lora.quantize} needs a GPU: the 4-bit kernels of bitsandbytes are CUDA"
+            what = f"quantize: {lora.quantize} needs a GPU: of bitsandbytes only the CUDA kernels are used"
             yield Problem("train.lora.quantize", what, f"remove it to train LoRA here, or {ELSEWHERE}")
         if compute.zero == 3:
             what = f"ZeRO 3 would shard weights of 16 bits, and quantize: {lora.quantize} packs them in 4"
             yield Problem("train.lora.quantize", what, "compute: {train: {zero: 2}}; all workers hold them")
     if train.optimizer == "adamw_8bit":
         if gpu is False:
-            what = "adamw_8bit needs a GPU: the 8-bit kernels of bitsandbytes are CUDA"
+            what = "adamw_8bit needs a GPU: of bitsandbytes only the CUDA kernels are used"
             yield Problem("train.optimizer", what, f"optimizer: adamw_fused, or {ELSEWHERE}")
         if there := offload.device(train.deepspeed, "offload_optimizer"):
             what = f"adamw_8bit steps on the GPU, and offload_optimizer moves its state to {there}"

@@ -9,9 +9,13 @@ import sys
 from typing import Any
 
 
-def fit(model: Any) -> list[str]:
-    """Put what is installed into a model that trains on GPUs; the names of what was put in."""
-    return [name for name, put in (("flash attention", _flash), ("Liger", _liger)) if put(model)]
+def fit(model: Any, flash: bool = True) -> list[str]:
+    """Put what is installed into a model that trains on GPUs; the names of what was put in.
+
+    Without `flash` attention stays raystill's own, whose insides a loss can look at.
+    """
+    ways = {"flash attention": _flash, "Liger": _liger} if flash else {"Liger": _liger}
+    return [name for name, put in ways.items() if put(model)]
 
 
 def _flash(model: Any) -> bool:

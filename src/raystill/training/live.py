@@ -64,7 +64,7 @@ class Writer:
             )
         # Where the two templates end a turn differently, the teacher has nothing to say about the student's stop token.
         self.unsaid = int(chat.stop_id(self.tokenizer) != chat.stop_id(student))
-        self.written = 0
+        self.written = self.shown = 0
 
     def __call__(self, example: Example, encoded: Encoded) -> Span:
         """Keep an example; an empty span where it does not fit the teacher's context, or has no answer to speak of."""
@@ -78,7 +78,12 @@ class Writer:
         ids = [*prompt, *encoded.input_ids[first_id : first_id + count]]
         self.file.write(np.array([len(ids), *ids], "<i4").tobytes())
         self.written += len(ids) + 1
+        self.shown += count
         return Span(self.written - len(ids) - 1, sum(encoded.loss_mask) - answer, count)
+
+    def counts(self) -> dict[str, int]:
+        """What the stage counts of them."""
+        return {"with_targets": self.shown}
 
 
 def read(path: Path) -> NDArray[np.int32]:

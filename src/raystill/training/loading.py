@@ -34,7 +34,8 @@ def student(folder: str, train: recipe.Train, compute: recipe.Workers, device: t
 
 def compile_layers(model: Any) -> None:
     """Have each decoder layer compiled at its first call, once for all lengths and all layers of a shape."""
-    for layer in model.get_decoder().layers:
+    stacks = [part for part in model.get_decoder().children() if isinstance(part, torch.nn.ModuleList)]
+    for layer in (layer for stack in stacks for layer in stack):
         layer.compile(dynamic=True)
 
 

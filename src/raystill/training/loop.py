@@ -18,7 +18,19 @@ from torch import Tensor
 from raystill import recipe, storage
 from raystill.artifacts import Checkpoint
 from raystill.errors import RaystillError, StageError
-from raystill.training import adapters, batches, checkpoints, early, export, kernels, layouts, loading, optimizers, zero
+from raystill.training import (
+    adapters,
+    batches,
+    checkpoints,
+    early,
+    export,
+    kernels,
+    layouts,
+    loading,
+    offload,
+    optimizers,
+    zero,
+)
 from raystill.training.batches import Corpus, Micro
 from raystill.training.beside import Beside
 from raystill.training.checkpoints import Layout, Saved
@@ -55,6 +67,8 @@ class Job:
     """What the student is judged by, where that is not its validation loss."""
     live: Checkpoint | None = None
     """The teacher that runs beside the student."""
+    watch_text: bool = False
+    """Whether the validation text's cross-entropy is noted too, whatever is minimised."""
 
 
 @dataclass
@@ -104,6 +118,7 @@ def fit(job: Job) -> None:
         if ended:
             break
         at = batches.batch(len(corpus), train.epochs, train.batch_size, train.seed, step)
+        watched = {"text_loss_before": text_loss(worker)} if job.watch_text and step == 0 else {}
         rate = learning_rate(train, step, total)
         started = time.perf_counter()
         value, norm, stop = one_step(worker, at, step, rate, stop=asked)
@@ -120,9 +135,11 @@ def fit(job: Job) -> None:
         row |= {"applied": norm is not None, "gradient_norm": norm, "resumed": 0 < step == resumed}
         row |= read if norm is not None else dict.fromkeys(read)
         validated = step + 1 in validate_at
-        row |= {"validation_loss": validate(worker) if validated else None}
+        row |= {"validation_loss": validate(worker) if validated else None} | watched
         if job.exam:
             row[job.exam.metric] = examine(worker, job.exam) if validated else None
+        if job.watch_text and validated:
+            row["text_loss"] = text_loss(worker)
         row |= {"learning_rate": rate, "tokens": tokens, "elapsed_s": round(time.perf_counter() - began, 3)}
         curve.append(row)
         ended = early.over(curve, train.early_stopping) if validated else None
@@ -153,13 +170,14 @@ def start(job: Job) -> Worker:
     torch.manual_seed(job.train.seed)
     import deepspeed
 
+    offload.require(job.train.deepspeed)
     device = torch.device("cuda", torch.cuda.current_device()) if job.gpu else torch.device("cpu")
     model, parameters = loading.student(job.student.folder(), job.train, job.compute, device)
     corpora = batches.fetch(storage.join(job.url, "work", job.attempt))
     learner = Learner(model, objective(job.train.loss, job.temperature), *beside(job, model, corpora["train"], device))
     learner.look(shortest(corpora["train"], job.train.packing, model.device))
     if job.gpu:
-        kernels.fit(model)
+        kernels.fit(model, flash=job.train.loss.attention is None)
     if job.compute.compile:
         loading.compile_layers(model)
     workers = dist.get_world_size()
@@ -266,6 +284,16 @@ def validate(worker: Worker) -> float | None:
     worker.engine.train()
     dist.all_reduce(total)
     return float(total) / batches.supervised(corpus, range(len(corpus)))
+
+
+def text_loss(worker: Worker) -> float | None:
+    """Mean cross-entropy of the validation text, whatever the loss is; None without validation examples."""
+    learner = worker.engine.module
+    learner.text_only = True
+    try:
+        return validate(worker)
+    finally:
+        learner.text_only = False
 
 
 def examine(worker: Worker, exam: Exam) -> float:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from raystill import recipe
-from raystill.errors import Problem
+from raystill.errors import Problem, ResourceError
 
 ZERO = "zero_optimization"
 HERE = f"train.deepspeed.{ZERO}"
@@ -43,7 +43,8 @@ def mistakes(
     for what, stages in STAGES.items():
         yield from _offloaded(what, stages, _block(zero, what), compute.zero)
     asked = [key for key in QUANTISED if zero.get(key)]
-    share = int(zero.get(SHARED) or 1)
+    share = zero.get(SHARED)
+    share = share if isinstance(share, int) and share > 1 else 1
     for key in [*asked, *([SHARED] if share > 1 else [])]:
         if compute.zero != 3:
             yield _stage(f"{HERE}.{key}", f"{key} is part of ZeRO++, which shards weights", (3,), compute.zero)
@@ -52,6 +53,19 @@ def mistakes(
     if workers and workers % share:
         fits = ", ".join(str(n) for n in range(1, workers + 1) if workers % n == 0)
         yield Problem(f"{HERE}.{SHARED}", f"{SHARED} {share} does not divide {workers} workers", f"take one of {fits}")
+
+
+def require(keys: Mapping[str, Any]) -> None:
+    """Raise ResourceError where this node cannot offload to NVMe; asked on a worker, since it imports DeepSpeed."""
+    if "nvme" not in {device(keys, what) for what in STAGES}:
+        return
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    if not AsyncIOBuilder().is_compatible(verbose=False):
+        raise ResourceError(
+            f"{HERE}: offloading to NVMe needs libaio on every training node, and here it is missing; type: apt install "
+            "libaio-dev, or offload to the CPU with device: cpu"
+        )
 
 
 def _offloaded(what: str, stages: tuple[int, ...], block: Mapping[str, Any], stage: int) -> Iterator[Problem]:

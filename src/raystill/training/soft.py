@@ -6,7 +6,7 @@ for a student with another tokenizer.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -46,8 +46,8 @@ def record(k: int) -> np.dtype[Any]:
 class Writer:
     """Appends examples' targets to a file; counts its rows, those that say something, and those whose tail of 0 was raised."""
 
-    def __init__(self, file: IO[bytes], support: str, vocabulary: int) -> None:
-        self.file, self.support, self.vocabulary = file, support, vocabulary
+    def __init__(self, file: IO[bytes], support: str, vocabulary: int, k: int | None = None) -> None:
+        self.file, self.support, self.vocabulary, self.k = file, support, vocabulary, k
         self.rows = self.saying = self.raised_tails = 0
 
     def __call__(self, found: Targets | None, encoded: Encoded) -> Span:
@@ -55,7 +55,7 @@ class Writer:
         first, count = aligned(encoded, found.completion_ids if found else [])
         if not found or not count:
             return Span()
-        return self.keep(within(decoded(self.support, found.packed)[:count], self.vocabulary), first)
+        return self.keep(within(decoded(self.support, found.packed, self.k)[:count], self.vocabulary), first)
 
     def keep(self, rows: NDArray[Any], first: int) -> Span:
         """Append rows that belong to an example's supervised tokens from `first` on."""
@@ -64,6 +64,18 @@ class Writer:
         self.file.write(rows.tobytes())
         self.rows += len(rows)
         return Span(self.rows - len(rows), first, len(rows))
+
+    def counts(self) -> dict[str, Any]:
+        """What the stage counts of them."""
+        return {"with_targets": self.saying, "raised_tails": self.raised_tails}
+
+
+def alone(encoded: Encoded, span: Span) -> tuple[Encoded, Span]:
+    """The example with loss on the tokens that have targets, and on no others."""
+    supervised = np.flatnonzero(encoded.loss_mask)
+    mask = np.zeros(len(encoded.loss_mask), bool)
+    mask[supervised[span.first : span.first + span.count]] = True
+    return replace(encoded, loss_mask=mask.tolist()), replace(span, first=0)
 
 
 def check(table: Table, examples: Table) -> None:
@@ -82,13 +94,14 @@ def of_part(table: Table, part: File) -> dict[Key, Targets]:
     return {(t.id, t.teacher, t.sample_index): t for t in found}
 
 
-def of_top_k(packed: bytes) -> NDArray[Any]:
-    """Records of packed top-k targets."""
+def of_top_k(packed: bytes, k: int | None = None) -> NDArray[Any]:
+    """Records of packed top-k targets, cut to the k likeliest where there are more: the others join the tail."""
     held = targets.unpack_topk(packed)
-    rows = np.empty(len(held.ids_TK), record(held.ids_TK.shape[1]))
-    rows["ids"] = held.ids_TK
-    rows["logprobs"][:, :-1] = held.logprobs_TK
-    rows["logprobs"][:, -1] = np.log(np.where(held.tail_T > 0, held.tail_T, LEAST_TAIL))
+    ids_TK, logprobs_TK = held.ids_TK[:, :k], held.logprobs_TK[:, :k]
+    tail_T = held.tail_T + np.exp(held.logprobs_TK[:, ids_TK.shape[1] :]).sum(1)
+    rows = np.empty(len(ids_TK), record(ids_TK.shape[1]))
+    rows["ids"], rows["logprobs"][:, :-1] = ids_TK, logprobs_TK
+    rows["logprobs"][:, -1] = np.log(np.where(tail_T > 0, tail_T, LEAST_TAIL))
     return rows
 
 
@@ -107,9 +120,9 @@ def of_draws(packed: bytes) -> NDArray[Any]:
     return rows
 
 
-def decoded(support: str, packed: bytes) -> NDArray[Any]:
-    """Records of packed targets."""
-    return of_top_k(packed) if support == "top_k" else of_draws(packed)
+def decoded(support: str, packed: bytes, k: int | None = None) -> NDArray[Any]:
+    """Records of packed targets; those of top_k cut to k."""
+    return of_top_k(packed, k) if support == "top_k" else of_draws(packed)
 
 
 def within(rows: NDArray[Any], vocabulary: int) -> NDArray[Any]:
