@@ -23,6 +23,8 @@ class Round(Protocol):
     """One on-policy round's artifacts."""
 
     @property
+    def writer(self) -> Checkpoint: ...
+    @property
     def rollouts(self) -> Table: ...
     @property
     def examples(self) -> Table: ...
@@ -82,7 +84,7 @@ def gather(recipe: Recipe, made: Line) -> Findings:
             *(_model(recipe, name, model, made.loads.get(name)) for name, model in made.models.items()),
         ],
         steps=list(_steps(made)),
-        curves={name: _curve(made.models[name]) for name in recipe.all_students()},
+        curves=_curves(recipe, made),
         rounds={name: [_rolled(of) for of in rounds] for name, rounds in made.rounds.items()},
         said=_said(prompts, answers, comparison),
         provenance=provenance(),
@@ -168,6 +170,18 @@ def _rolled(of: Round) -> Rolled:
         consistent=of.targets.facts["consistent"],
         validation_loss=learnt.facts["validation_loss"],
     )
+
+
+def _curves(recipe: Recipe, made: Line) -> dict[str, list[Point]]:
+    """Every training of each student: one, or one after another where it learnt on in rounds."""
+    found: dict[str, list[Point]] = {}
+    for name in recipe.all_students():
+        if not (rounds := made.rounds.get(name, [])):
+            found[name] = _curve(made.models[name])
+            continue
+        found[f"{name} before its rounds"] = _curve(rounds[0].writer)
+        found |= {f"{name} in round {number}": _curve(of.learner) for number, of in enumerate(rounds, 1)}
+    return found
 
 
 def _curve(model: Checkpoint) -> list[Point]:
