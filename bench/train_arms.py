@@ -147,14 +147,6 @@ def trl(job: Job, packing: bool = False, teacher: bool = False) -> Steps:
     ends: list[float] = []
     began = time.perf_counter()
 
-    class Counting(DataCollatorForLanguageModeling):  # type: ignore[misc]
-        """Counts tokens as raystill does: each row's last one is only ever predicted."""
-
-        def torch_call(self, examples: list[Any]) -> Any:
-            made = super().torch_call(examples)
-            seen.append(sum(len(e["input_ids"]) - len(e.get("seq_lengths", [0])) for e in examples))
-            return made
-
     class Clock(TrainerCallback):  # type: ignore[misc]
         """Notes when a step ends."""
 
@@ -179,16 +171,26 @@ def trl(job: Job, packing: bool = False, teacher: bool = False) -> Steps:
         **({"lmbda": 0.0, "beta": 0.0} if teacher else {}),
     )
     model = AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.float32)
-    more = {"teacher_model": AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.float32)} if teacher else {}
+    more = {}
+    if teacher:
+        more["teacher_model"] = AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.float32)
+        more["data_collator"] = DataCollatorForLanguageModeling(tokenizer.pad_token_id)
     trainer = kind(
         model=model,
         args=settings,
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        data_collator=Counting(tokenizer.pad_token_id, padding_free=packing),
         callbacks=[Clock()],
         **more,
     )
+    collate = trainer.data_collator
+
+    def counting(examples: list[Any]) -> Any:
+        """Counts tokens as raystill does: each row's last one is only ever predicted."""
+        seen.append(sum(len(e["input_ids"]) - len(e.get("seq_lengths", [0])) for e in examples))
+        return collate(examples)
+
+    trainer.data_collator = counting
     began = time.perf_counter()
     trainer.train()
     totals = [sum(seen[: i + 1]) for i in range(len(ends))]
@@ -206,14 +208,14 @@ def memory(job: Job, dense: bool) -> Pass:
     torch.set_num_threads(job.threads)
     torch.manual_seed(0)
     hidden_NH = torch.randn(POSITIONS, HIDDEN).requires_grad_()
-    weight_VH = (0.05 * torch.randn(VOCABULARY, HIDDEN)).requires_grad_()
+    weight_VH = torch.randn(VOCABULARY, HIDDEN).mul_(0.05).requires_grad_()
     loss = objective(recipe.Loss(kind="forward_kl"), 1.0)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     labels_N = torch.zeros(POSITIONS, dtype=torch.int64)
     if dense:
         teacher_NV = torch.randn(POSITIONS, VOCABULARY).log_softmax(1)
     else:
-        ids_NK = torch.stack([torch.randperm(VOCABULARY)[:K] for _ in range(POSITIONS)])
+        ids_NK = (torch.randint(VOCABULARY, (POSITIONS, 1)) + 997 * torch.arange(K)) % VOCABULARY
         soft = Soft(ids_NK, torch.randn(POSITIONS, K + 1).log_softmax(1), torch.ones(POSITIONS), True)
     seconds = []
     for _ in range(3):

@@ -43,7 +43,7 @@ def why(teacher: Side, student: Side, kind: str) -> str:
 def test_it_says_what_projection_and_heads_it_takes() -> None:
     assert "no projection; 8 layers against 32" in why(TEACHER, TWIN, "hidden layers")
     assert "projection from 2,048 to 4,096" in why(TEACHER, NARROW, "hidden layers")
-    assert "both have 32 heads" in why(TEACHER, TWIN, "attention")
+    assert "in packed rows" in why(TEACHER, TWIN, "attention")
     assert "16 heads against 32: averaged" in why(TEACHER, NARROW, "attention")
     assert "25% of the student's tokens" in why(TEACHER, STRANGER, "soft targets")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raystill import artifacts, engine, placement, provenance, session
+from raystill import artifacts, engine, provenance, session
 from raystill.artifacts import Checkpoint, Manifest, Outcome
 from raystill.context import Context
 from raystill.errors import StageError
@@ -65,7 +65,7 @@ def test_what_needs_no_ray_is_made_by_the_driver(recipe: Recipe, tmp_path: Path)
 
 
 def test_a_driver_without_gpu_names_what_models_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(placement.HARDWARE, "8 x NVIDIA-H200")
+    monkeypatch.setenv(provenance.HARDWARE, "8 x NVIDIA-H200")
     provenance.hardware.cache_clear()
     try:
         assert provenance.hardware() == "8 x NVIDIA-H200"

@@ -132,14 +132,10 @@ def _inside(teacher: Shape | None, student: Shape | None) -> list[Transfer]:
         if teacher.hidden == student.hidden
         else f"with a learnt projection from {student.hidden:,} to {teacher.hidden:,}"
     )
-    heads = (
-        f"both have {student.heads} heads"
-        if teacher.heads == student.heads
-        else f"{student.heads} heads against {teacher.heads}: averaged over heads, or value relations"
-    )
+    heads = f"{student.heads} heads against {teacher.heads}: averaged over heads, or value relations"
     return [
         Transfer("hidden layers", "yes", f"{width}; {student.layers} layers against {teacher.layers}"),
-        Transfer("attention", "yes", f"{heads}; needs eager attention"),
+        Transfer("attention", "yes", f"{heads}; in packed rows"),
     ]
 
 

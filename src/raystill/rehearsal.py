@@ -32,8 +32,8 @@ def trials(plan: Plan) -> Iterator[Finding]:
             yield Finding(what, f"{said}; {footprint.advice(takes, compute)}")
         elif student.init != "pretrained" or student.model is None:
             yield Finding(what, None, "not tried: `initialize` makes this student when the run begins")
-        elif train.teacher == "live":
-            yield Finding(what, None, f"not tried with a teacher beside it; worked out: about {takes or 'unknown'}")
+        elif train.teacher == "live" and recipe.teacher.model is None:
+            yield Finding(what, None, "not tried: the teacher beside it is made when the run begins")
         elif takes and shape and not room.gpu and (shape.parameters or 0) * compute.micro_tokens > TRIED_ON_CPU:
             yield Finding(what, None, f"not tried, since it would take long without a GPU; worked out: about {takes}")
         else:
@@ -47,7 +47,9 @@ def _trial(
     compute = recipe.compute.train
     try:
         folder = models.resolve(model, recipe.root, offline=False).folder()
-        seen = preflight.run(preflight.Trial(train, compute, folder, room.workers, room.threads, room.gpu))
+        live = recipe.teacher.model if train.teacher == "live" else None
+        teacher = models.resolve(live, recipe.root, offline=False).folder() if live else None
+        seen = preflight.run(preflight.Trial(train, compute, folder, room.workers, room.threads, room.gpu, teacher))
     except RaystillError as e:
         return Finding(what, str(e))
     peak = max(seen.peaks, default=0)

@@ -76,9 +76,9 @@ def model(root: Path, name: str, parameters: int) -> Checkpoint:
     url = f"{root}/train-{name}"
     storage.write(f"{url}/a/curve.jsonl", curve)
     weights = File("a/model.safetensors", 0, 4 * parameters, "")
-    made = manifest(
-        "train", [describe("a/curve.jsonl", curve), weights], {"rejected": {"too long": 2}}, {"parameters": parameters}
-    )
+    adapter = File("a/adapter/adapter_model.safetensors", 0, 999, "")
+    files = [describe("a/curve.jsonl", curve), weights, adapter]
+    made = manifest("train", files, {"rejected": {"too long": 2}}, {"parameters": parameters})
     return Checkpoint(url, f"{name}-print", made)
 
 
@@ -221,6 +221,7 @@ def test_rounds_say_how_stale_cut_off_and_biased_they_were(tmp_path: Path) -> No
     )
     for consistent in (1.0, 0.5):
         of = SimpleNamespace(
+            writer=made.models["student"],
             rollouts=table(tmp_path, "generate", [], counts),
             examples=table(tmp_path, "curate", [], {"kept": {}, "dropped": {}}),
             targets=Table("t", "t", manifest("score", [], {"errors": {}}, {"consistent": consistent})),
@@ -236,6 +237,11 @@ def test_rounds_say_how_stale_cut_off_and_biased_they_were(tmp_path: Path) -> No
         }  # fmt: skip
         assert "On-policy rounds" in page and f"25.0{figures.THIN}%" in page
         assert any("wrote only 50% of what student learnt first" in note for note in found["notes"]) == (consistent < 1)
+        assert {name: of["steps"] for name, of in found["training"].items()} == {
+            "student before its rounds": 5,
+            "student in round 1": 0,
+        }
+        assert "Student before its rounds: loss over 5 steps." in page
         # The student's own answers are none of its teacher's.
         assert found["data"]["answers"] == found["teachers"]["teacher"]["answers"] == 7
         assert [s["step"] for s in found["steps"] if "round" in s["step"]] == [

@@ -82,3 +82,14 @@ def test_a_short_trial_with_fewer_validations_is_whole_when_it_ends(told: list[f
         tune.run_trial(VALUES, str(tmp_path), 4, training([2.0, 1.0], calls))
     assert told == [2.0, 1.0] * 2
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize(("optuna", "kind"), [(True, "ConcurrencyLimiter"), (False, "BasicVariantGenerator")])
+def test_no_more_trials_run_at_once_than_fit_with_either_search(
+    monkeypatch: pytest.MonkeyPatch, optuna: bool, kind: str
+) -> None:
+    if optuna:
+        pytest.importorskip("optuna")
+    monkeypatch.setattr(tune, "_optuna", lambda: optuna)
+    found = tune.sampler(0, 3)
+    assert (type(found).__name__, found.max_concurrent) == (kind, 3)

@@ -1,5 +1,6 @@
 """The bytes that are worked out are those that torch and DeepSpeed hold."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -110,6 +111,12 @@ def test_a_gpu_holds_16_bytes_for_each_parameter_and_zero_shares_them() -> None:
     assert (shared[1].weights, shared[1].gradients) == (2 * size, 2 * size + buckets)
     assert (shared[2].weights, shared[2].gradients) == (2 * size, 2 * size / 8 + buckets)
     assert (shared[3].weights, shared[3].gradients) == (2 * size / 8, 2 * size / 8 + buckets)
+
+
+def test_what_it_says_adds_up_to_its_total() -> None:
+    for found in (of(LLAMA, 1, True, 1), of(PHI4, 8, True, 1, max_length=16384), of(PHI4, 1, False, 0)):
+        total, *parts = (float(number) for number in re.findall(r"(\d+\.\d)(?: GB:|,|$)", str(found)))
+        assert sum(parts) == pytest.approx(total, abs=0.05 * len(parts))
 
 
 def test_what_is_offloaded_leaves_the_gpu() -> None:

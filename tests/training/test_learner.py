@@ -1,5 +1,7 @@
 """The loss of a whole model is that of its logits, whether they exist in chunks or all at once."""
 
+import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +9,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, LlamaConfig, PretrainedConfig
 
+from raystill import recipe
 from raystill.chat import Encoded
 from raystill.losses.cross_entropy import cross_entropy
 from raystill.training import batches
 from raystill.training.learner import Learner
-from raystill.training.objective import Objective
+from raystill.training.objective import Objective, Soft, objective
 from raystill.training.soft import Span
 
 SHAPE: dict[str, Any] = {
@@ -64,3 +67,20 @@ def test_loss_and_gradient_are_those_of_the_logits(case: str, tmp_path: Path) ->
     nothing.backward()
     assert float(nothing.detach()) == 0
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+
+
+def test_text_alone_is_measured_whatever_is_minimised(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CASES["plain"][0]).eval()
+    micro = batches.micro(corpus(tmp_path), [0, 1], False, torch.device("cpu"))
+    n = len(micro.labels_N)
+    teacher_NC = torch.full((n, 3), math.log(1 / 3))
+    soft = Soft(torch.tensor([[1, 2]]).expand(n, 2), teacher_NC, torch.ones(n), True)
+    micro = dataclasses.replace(micro, soft=soft)
+    learner = Learner(model, objective(recipe.Loss(kind="forward_kl"), 1.0))
+    minimised, text = learner(micro), Learner(model, Objective())(micro)
+    learner.text_only = True
+    torch.testing.assert_close(learner(micro), text, rtol=0, atol=0)
+    learner.text_only = False
+    torch.testing.assert_close(learner(micro), minimised, rtol=0, atol=0)
+    assert not torch.isclose(minimised, text)

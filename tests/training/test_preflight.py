@@ -60,3 +60,16 @@ def test_what_a_training_holds_is_worked_out_within_a_quarter(tmp_path: Path, ze
 def test_a_model_that_cannot_be_loaded_is_no_lack_of_memory(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="two trial steps failed"):
         preflight.run(preflight.Trial(recipe.Train(), recipe.Workers(), str(tmp_path), 1, 1, False))
+
+
+@pytest.mark.slow
+def test_a_live_teacher_is_held_too(tmp_path: Path) -> None:
+    model = build_tiny_model(tmp_path / "model")
+    teacher = build_tiny_model(tmp_path / "teacher", hidden=1024, layers=8)
+    train = recipe.Train(teacher="live", max_length=64, loss=recipe.Loss(kind="forward_kl", layers=recipe.Layers()))
+    alone, beside = (
+        preflight.run(preflight.Trial(t, recipe.Workers(micro_tokens=64), str(model), 1, 1, False, folder))
+        for t, folder in ((recipe.Train(max_length=64), None), (train, str(teacher)))
+    )
+    weights = sum(f.stat().st_size for f in teacher.glob("*.safetensors"))
+    assert beside.fits and max(beside.peaks) - max(alone.peaks) > 0.9 * weights

@@ -2,13 +2,12 @@
 
 import datetime
 import json
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Protocol
 
-from raystill import storage, tasks
+from raystill import models, storage, tasks
 from raystill.artifacts import Artifact, Checkpoint, Table
 from raystill.metrics.compare import Comparison, compare
 from raystill.provenance import provenance
@@ -23,6 +22,8 @@ from raystill.reporting.summary import finite, summary, teacher_source
 class Round(Protocol):
     """One on-policy round's artifacts."""
 
+    @property
+    def writer(self) -> Checkpoint: ...
     @property
     def rollouts(self) -> Table: ...
     @property
@@ -83,7 +84,7 @@ def gather(recipe: Recipe, made: Line) -> Findings:
             *(_model(recipe, name, model, made.loads.get(name)) for name, model in made.models.items()),
         ],
         steps=list(_steps(made)),
-        curves={name: _curve(made.models[name]) for name in recipe.all_students()},
+        curves=_curves(recipe, made),
         rounds={name: [_rolled(of) for of in rounds] for name, rounds in made.rounds.items()},
         said=_said(prompts, answers, comparison),
         provenance=provenance(),
@@ -103,7 +104,7 @@ def _model(recipe: Recipe, name: str, model: Checkpoint, loads: Table | None) ->
         name=name,
         role=role,
         source=teacher_source(recipe) if role == "teacher" else _start(recipe, name),
-        parameters=model.facts.get("parameters") or _parameters(model),
+        parameters=model.facts.get("parameters") or models.parameters(model.url),
         weights_bytes=_weights_bytes(model),
         loads=list(loads.rows(Load)) if loads else [],
     )
@@ -127,25 +128,12 @@ def _start(recipe: Recipe, name: str) -> str:
 
 
 def _weights_bytes(model: Checkpoint) -> int | None:
+    """An adapter beside a model is merged into its weights, and no part of their size."""
     if model.manifest:
-        return sum(f.bytes for f in model.manifest.files if f.path.endswith(".safetensors")) or None
+        weights = (f for f in model.manifest.files if f.path.endswith(".safetensors") and "/adapter/" not in f.path)
+        return sum(f.bytes for f in weights) or None
     folder = Path(model.url)
     return sum(p.stat().st_size for p in folder.glob("*.safetensors")) or None if folder.is_dir() else None
-
-
-def _parameters(model: Checkpoint) -> int | None:
-    """From the headers of a local folder's safetensors: 8 bytes of length, then JSON with every tensor's shape."""
-    total = 0
-    for path in Path(model.url).glob("*.safetensors") if Path(model.url).is_dir() else []:
-        with path.open("rb") as stream:
-            header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
-        for tensor, about in header.items():
-            if tensor != "__metadata__":
-                size = 1
-                for n in about["shape"]:
-                    size *= n
-                total += size
-    return total or None
 
 
 def _steps(made: Line) -> Iterator[Made]:
@@ -182,6 +170,18 @@ def _rolled(of: Round) -> Rolled:
         consistent=of.targets.facts["consistent"],
         validation_loss=learnt.facts["validation_loss"],
     )
+
+
+def _curves(recipe: Recipe, made: Line) -> dict[str, list[Point]]:
+    """Every training of each student: one, or one after another where it learnt on in rounds."""
+    found: dict[str, list[Point]] = {}
+    for name in recipe.all_students():
+        if not (rounds := made.rounds.get(name, [])):
+            found[name] = _curve(made.models[name])
+            continue
+        found[f"{name} before its rounds"] = _curve(rounds[0].writer)
+        found |= {f"{name} in round {number}": _curve(of.learner) for number, of in enumerate(rounds, 1)}
+    return found
 
 
 def _curve(model: Checkpoint) -> list[Point]:

@@ -91,8 +91,7 @@ def _search(
             metric=METRIC,
             mode="min",
             num_samples=config.trials,
-            max_concurrent_trials=at_once,
-            search_alg=_sampler(config.seed),
+            search_alg=sampler(config.seed, at_once),
             scheduler=ASHAScheduler(max_t=validations, grace_period=1, reduction_factor=KEEP_HALF),
         ),
         run_config=ray_tune.RunConfig(
@@ -146,15 +145,16 @@ def _optuna() -> bool:
     return importlib.util.find_spec("optuna") is not None
 
 
-def _sampler(seed: int) -> Any:
-    """Optuna's tree-structured Parzen estimator where it is installed, else random values."""
+def sampler(seed: int, at_once: int) -> Any:
+    """Optuna's tree-structured Parzen estimator where it is installed, else random values; so many trials at once."""
     if _optuna():
+        from ray.tune.search import ConcurrencyLimiter
         from ray.tune.search.optuna import OptunaSearch
 
-        return OptunaSearch(seed=seed)
+        return ConcurrencyLimiter(OptunaSearch(seed=seed), max_concurrent=at_once)
     from ray.tune.search.basic_variant import BasicVariantGenerator
 
-    return BasicVariantGenerator(random_state=seed)
+    return BasicVariantGenerator(max_concurrent=at_once, random_state=seed)
 
 
 def _shown(progress: Progress) -> Any:

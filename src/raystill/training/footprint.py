@@ -44,13 +44,11 @@ class Footprint:
         return held + max(self.activations + self.head, self.step)
 
     def __str__(self) -> str:
-        parts = {
-            "weights": self.weights,
-            "gradients": self.gradients,
-            "optimizer": self.optimizer,
-            "activations": self.activations,
-            "output head": self.head,
-        }
+        passing = {"activations": self.activations, "output head": self.head}
+        if self.step > self.activations + self.head:
+            passing = {"the optimizer's step": self.step}
+        held = {"weights": self.weights, "gradients": self.gradients, "optimizer": self.optimizer}
+        parts = held | passing | {"the process": self.process}
         return f"{self.total / GB:.1f} GB: " + ", ".join(f"{name} {size / GB:.1f}" for name, size in parts.items())
 
 
@@ -63,7 +61,7 @@ def footprint(
     """
     if shape.body is None or shape.parameters is None or (teacher and teacher.parameters is None):
         return None
-    word, tied_head = (2 if gpu else 4), shape.vocabulary * shape.hidden
+    word, table = (2 if gpu else 4), shape.vocabulary * shape.hidden
     if train.lora:
         trained = adapter_parameters(shape, train.lora)
         body = NF4_BYTES * shape.body if train.lora.quantize else word * shape.body
@@ -76,14 +74,16 @@ def footprint(
     states = (0 if compute.zero == 0 and not gpu else 4) + (2 if train.optimizer == "adamw_8bit" else 8)
     bucket = min(shape.parameters, BUCKET) * word * (2 if gpu else 1)
     tokens = max(compute.micro_tokens, train.max_length)
+    # ZeRO steps on one flat tensor: its gradients twice and Adam's two intermediates lie beside it. Without, one by one.
+    step = 16 * shared if compute.zero >= 1 else 12 * trained if gpu else 8 * table
     own = 0 if "param" in offloaded else weights / (workers if compute.zero == 3 else 1)
     return Footprint(
         weights=own + (word * teacher.parameters if teacher and teacher.parameters else 0),
         gradients=word * trained / (workers if compute.zero >= 2 else 1) + bucket * (compute.zero >= 1),
         optimizer=0 if "optimizer" in offloaded else states * shared,
         activations=tokens * activation_bytes(shape, word, compute.activation_checkpointing),
-        head=LOGITS_BYTES + (0 if train.lora else tied_head * (4 + word)),
-        step=0 if "optimizer" in offloaded else 8 * shared,
+        head=LOGITS_BYTES + (0 if train.lora else table * (4 + word)),
+        step=0 if "optimizer" in offloaded else step,
         process=PROCESS_BYTES[gpu],
     )
 
@@ -152,7 +152,7 @@ def least(compute: recipe.Workers) -> int | None:
 
 def advice(of: Footprint, compute: recipe.Workers) -> str:
     """What to type when it does not fit: what lowers its largest part."""
-    if of.activations + of.head > of.weights + of.gradients + of.optimizer:
+    if of.activations + of.head > max(of.step, of.weights + of.gradients + of.optimizer):
         again = "" if compute.activation_checkpointing else "compute.train.activation_checkpointing: true, or "
         return f"{again}lower compute.train.micro_tokens (now {compute.micro_tokens}) and, if examples can be short, max_length"
     if compute.zero < 3:

@@ -36,6 +36,8 @@ class Trial:
     workers: int
     threads: int
     gpu: bool
+    teacher: str | None = None
+    """The folder of one that is live."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,10 @@ def attempt(rank: int, folder: str) -> None:
     fits = True
     try:
         student = Checkpoint(trial.student, "trial")
-        job = loop.Job(trial.train, 1.0, trial.compute, student, folder, "trial", trial.gpu, trial.threads, board=None)
+        job = loop.Job(
+            trial.train, 1.0, trial.compute, student, folder, "trial", trial.gpu, trial.threads, board=None,
+            live=Checkpoint(trial.teacher, "teacher") if trial.teacher else None,
+        )  # fmt: skip
         worker = loop.start(job)
         micro = len(longest(trial.train, trial.compute)) * trial.workers
         for step, examples in enumerate((micro, 2 * micro)):
@@ -115,14 +120,19 @@ def main(folder: str) -> None:
     """Store the longest batch, and start the workers."""
     import torch.multiprocessing as mp
 
-    from raystill.training import batches
+    from raystill.training import batches, live
     from raystill.training.soft import Span
 
     trial = load(folder)
     lengths = longest(trial.train, trial.compute) * 2 * trial.workers
     # The last token of an example is only ever predicted.
-    examples = [("train", Encoded([1] * (n + 1), [False, *[True] * n]), 1.0, Span()) for n in lengths]
-    batches.store(f"{folder}/work/trial", examples)
+    starts = np.cumsum([0, *(n + 2 for n in lengths)])
+    spans = [Span(int(start), 0, n) if trial.teacher else Span() for start, n in zip(starts, lengths, strict=False)]
+    whole = [Encoded([1] * (n + 1), [False, *[True] * n]) for n in lengths]
+    batches.store(f"{folder}/work/trial", (("train", e, 1.0, span) for e, span in zip(whole, spans, strict=True)))
+    if trial.teacher:  # which sees what the student sees
+        seen = [[len(e.input_ids), *e.input_ids] for e in whole]
+        np.concatenate(seen).astype("<i4").tofile(f"{folder}/work/trial/{live.FILE}")
     mp.spawn(attempt, (folder,), nprocs=trial.workers)  # type: ignore[attr-defined, no-untyped-call]
 
 
