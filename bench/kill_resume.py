@@ -3,8 +3,8 @@
     python jobs/demo_data.py && python bench/kill_resume.py        writes docs/kill-resume.svg
 
 Both learn the demo's own answers with two workers and ZeRO 1, a checkpoint every 10 steps. One is left alone. Of the other a
-worker is killed (SIGKILL) when the driver hears of steps 17, 43 and 68, and at 90 it is stopped as by Ctrl-C and goes on with one
-worker and ZeRO 2. Expected: equal losses at every step but for the order of sums, at most 1e-5 of the loss.
+worker is killed (SIGKILL) when the driver hears of steps 17, 43 and 68; at 90 it is stopped by Ctrl-C, and one worker goes on
+with ZeRO 2. Expected: equal losses at every step but for the order of sums, at most 1e-5 of the loss.
 """
 
 import argparse
