@@ -58,7 +58,6 @@ class Arm:
     name: str
     accuracy_SR: list[list[float]]
     steps: int
-    parameters: int
     mass_S: list[float] | None = None
 
     @property
@@ -121,7 +120,6 @@ def run(base: Mapping[str, Any], arm: str, seeds: int) -> tuple[Arm, list[float]
         arm,
         [[per_row[name][row] for row in rows] for name in names],
         trained.counts["steps"],
-        trained.facts["parameters"],
     )
     return outcome, [per_row["teacher"][row] for row in rows], made
 

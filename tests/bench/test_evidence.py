@@ -43,8 +43,8 @@ def test_the_interval_over_rows_narrows_with_rows_that_agree(bench: ModuleType) 
 
 def test_the_table_sets_arms_beside_text(bench: ModuleType) -> None:
     arms = [
-        bench.Arm("text", [[0.0, 1.0], [0.0, 0.0]], 10, 100),
-        bench.Arm("soft", [[1.0, 1.0], [1.0, 0.0]], 10, 100, [0.9, 0.8]),
+        bench.Arm("text", [[0.0, 1.0], [0.0, 0.0]], 10),
+        bench.Arm("soft", [[1.0, 1.0], [1.0, 0.0]], 10, [0.9, 0.8]),
     ]
     soft = bench.table(arms, [1.0, 1.0], 0.91)[-1]
     assert "| 0.750 | 1.000 0.500 | 0.750 | +0.500 | [+0.500, +0.500] |" in soft

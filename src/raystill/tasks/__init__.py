@@ -63,6 +63,33 @@ class Task(Protocol):
         """
 
 
+class Labelled:
+    """What tasks have in common whose answer is one of their labels. References are labels by name, or by number from 0."""
+
+    def __init__(self, task: recipe.Task, labels: list[str]) -> None:
+        self.names = task.labels or labels
+        self.labels = reading.Labels(self.names)
+        named = ", ".join(self.names)
+        self.takes = f"{named} or their numbers from 0; for others: task: {{kind: {task.kind}, labels: […]}}"
+
+    def parse(self, text: str) -> str | None:
+        """The one label that the answer names, or None."""
+        return self.labels.read(reading.answer(text))
+
+    def wanted(self, reference: str) -> str | None:
+        """The label, by name or number."""
+        return reading.reference_label(self.names, reference)
+
+    def check(self, prompt: Prompt, text: str) -> str | None:
+        """Answers that name no label, or more than one, are not kept."""
+        return "names no single label" if self.parse(text) is None else None
+
+    def score(self, prompt: Prompt, text: str) -> dict[str, float]:
+        """accuracy: 1 when the answer names the reference's label."""
+        wanted = self.wanted(prompt.reference or "")
+        return {} if wanted is None else {"accuracy": float(self.parse(text) == wanted)}
+
+
 def load(task: recipe.Task, references: Collection[str]) -> Task:
     """The task of a recipe. Raises RecipeError when it cannot be had."""
     made: Task = plugins.load(task.kind, KINDS, "task")(references, task)

@@ -13,24 +13,19 @@ from raystill import reading, recipe
 from raystill.metrics import Sums
 from raystill.metrics.macro_f1 import f1
 from raystill.metrics.recall_at_rate import recall_at_rate
-from raystill.records import Prompt
-from raystill.tasks import ALONE
+from raystill.tasks import ALONE, Labelled
 
 LABELS = ["safe", "unsafe"]
 SURE = re.compile(r"(?<![\w.])(?:100|\d{1,2})(?![\w.]\d|\d)")
 
 
-class Moderation:
+class Moderation(Labelled):
     """Reads a label, and how sure it is."""
 
     form: ClassVar[str] = ALONE
 
     def __init__(self, references: Collection[str], task: recipe.Task) -> None:
-        self.names = task.labels or LABELS
-        self.labels = reading.Labels(self.names)
-        self.takes = (
-            f"{', '.join(self.names)} or their numbers from 0; for others: task: {{kind: moderation, labels: […]}}"
-        )
+        super().__init__(task, LABELS)
         self.rate = task.false_positive_rate
 
     @staticmethod
@@ -41,23 +36,6 @@ class Moderation:
             f"Which of these is the message: {', '.join([passes, *flagged])}? Answer with one of them and with how sure you "
             f"are, from 0 to 100, that it is not {passes}, as in: {flagged[0]} 90."
         )
-
-    def parse(self, text: str) -> str | None:
-        """The one label that the answer names, or None."""
-        return self.labels.read(reading.answer(text))
-
-    def wanted(self, reference: str) -> str | None:
-        """The label, by name or number."""
-        return reading.reference_label(self.names, reference)
-
-    def check(self, prompt: Prompt, text: str) -> str | None:
-        """Answers that name no label, or more than one, are not kept."""
-        return "names no single label" if self.parse(text) is None else None
-
-    def score(self, prompt: Prompt, text: str) -> dict[str, float]:
-        """accuracy: 1 when the answer names the reference's label."""
-        wanted = self.wanted(prompt.reference or "")
-        return {} if wanted is None else {"accuracy": float(self.parse(text) == wanted)}
 
     def measure(self, texts: Sequence[str], references: Sequence[str]) -> dict[str, Sums]:
         """Recall at the rate, and F1 over the labels."""
