@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from raystill import tasks
 from raystill.errors import Problem, RecipeError
-from raystill.recipe import Compute, Recipe
+from raystill.recipe import Recipe
 
 Loc = tuple[str | int, ...]
 
@@ -64,11 +64,6 @@ def of(values: Mapping[str, Any]) -> Recipe:
 def mistakes(error: ValidationError) -> list[Any]:
     """pydantic's errors, less that a default could not be worked out because of one of the others."""
     return [each for each in error.errors() if each["type"] != "default_factory_not_called"]
-
-
-def parse_compute(path: str) -> Compute:
-    """A compute file alone."""
-    return Compute.model_validate(_parse(path)[0])
 
 
 def chosen(values: Mapping[str, Any], name: str, found: Mapping[str, Any]) -> dict[str, Any]:
