@@ -742,6 +742,41 @@ class Evaluate(Block):
     resamples: int = setting(2000, "bootstrap resamples behind each interval", "two digits", identity=False, ge=100)
 
 
+class Fallback(Block):
+    """The student answers first, and the teacher where the student's answer is not good enough."""
+
+    student: Name | None = setting(None, "who answers first", "the only student")
+    check: bool = setting(True, "whether an answer that fails the task's check goes to the teacher", "it is of no use")
+    below: float | None = setting(
+        None, "mean probability of an answer's tokens below which the teacher answers; `raystill threshold` measures it",
+        "the check alone", gt=0, lt=1,
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _asks_the_teacher(self) -> Self:
+        if not self.check and self.below is None:
+            raise ValueError("'fallback' never asks the teacher without 'check' and 'below'; e.g. below: 0.8")
+        return self
+
+
+class Capture(Block):
+    """Requests that are kept to learn from, where their sender says so."""
+
+    to: str = required("folder or s3:// prefix, which data.train may name", min_length=1)
+    redact: list[str] = setting(
+        [], "regular expressions of what else is taken out", "e-mail addresses, phone and card numbers and keys always are"
+    )
+
+    @model_validator(mode="after")
+    def _can_be_found(self) -> Self:
+        for pattern in self.redact:
+            try:
+                re.compile(pattern)
+            except re.error as e:
+                raise ValueError(f"'redact' has a wrong regular expression: {e}; mend it, in single quotes") from None
+        return self
+
+
 class Serve(Block):
     """How models are hosted."""
 
@@ -760,6 +795,29 @@ class Serve(Block):
         4096, "longest answer a request may ask for", "bounds one request's cost", identity=False, ge=1
     )
     max_body_bytes: int = setting(1 << 20, "largest request", "longer is no prompt", identity=False, ge=1024)
+    compare: bool = setting(
+        False, "answer POST /v1/compare, which asks several models at once", "one request costs as much as several",
+        identity=False,
+    )  # fmt: skip
+    public_name: Name = setting(
+        "auto", "the model name under which canary and fallback choose who answers", "says that the endpoint chooses",
+        identity=False,
+    )  # fmt: skip
+    canary: dict[Name, Annotated[float, Field(gt=0, le=1)]] = setting(
+        {}, "share of users under the public name by model, e.g. {student: 0.1}; the teacher has the rest",
+        "who asks names a model", identity=False,
+    )  # fmt: skip
+    fallback: Fallback | None = setting(
+        None, "under the public name, the teacher where the student's answer is not good enough", "who asks names a model",
+        identity=False,
+    )  # fmt: skip
+    capture: Capture | None = setting(None, "requests to keep, where their sender says so", "none", identity=False)
+
+    @model_validator(mode="after")
+    def _shares_of_one(self) -> Self:
+        if (total := sum(self.canary.values())) > 1 + 1e-9:
+            raise ValueError(f"the shares of 'canary' sum to {total:g}, more than all users; e.g. canary: {{student: 0.1}}")
+        return self
 
 
 class Prices(Block):
@@ -987,6 +1045,23 @@ class Recipe(Block):
             raise ValueError(f"'{clash.pop()}' is a teacher and a student; give one of them another name")
         return self
 
+    @model_validator(mode="after")
+    def _routes_to_models(self) -> Self:
+        serve, there = self.serve, self.model_names()
+        if gone := set(serve.canary) - set(there):
+            raise ValueError(f"serve.canary names no model of this recipe: {gone.pop()}; there are: {', '.join(there)}")
+        if serve.public_name in there:
+            raise ValueError(f"serve.public_name '{serve.public_name}' is a model's own name; choose another, e.g. auto")
+        hosted = self.teacher.model or self.teacher.recipe
+        if not hosted and ("teacher" in self.arms() or serve.fallback):
+            raise ValueError(
+                f"serve.canary and serve.fallback ask a hosted teacher, and a '{self.teacher.kind}' teacher has no weights "
+                "here; give canary shares that sum to 1, or name a teacher.model"
+            )
+        if serve.fallback and self.fallback_student() not in self.all_students():
+            raise ValueError(f"serve.fallback.student must be one of: {', '.join(self.all_students())}")
+        return self
+
     def all_teachers(self) -> dict[str, Teacher]:
         """Teachers by name, in order; a single one is called 'teacher'."""
         return dict(self.teachers) or {"teacher": self.teacher}
@@ -994,6 +1069,25 @@ class Recipe(Block):
     def all_students(self) -> dict[str, Student]:
         """Students by name; a single one is called 'student'."""
         return {"student": self.student} if self.student else dict(self.students)
+
+    def model_names(self) -> list[str]:
+        """All that a run may compare and host: the teacher, each student before training, and each student."""
+        students = self.all_students()
+        return ["teacher", *(["baseline"] if self.student else (f"{name}-baseline" for name in students)), *students]
+
+    def arms(self) -> dict[str, float]:
+        """Who answers under serve.public_name, with shares of 1; empty where nobody does."""
+        shares = dict(self.serve.canary)
+        if not shares:
+            return {self.fallback_student(): 1.0} if self.serve.fallback else {}
+        if (rest := 1 - sum(shares.values())) > 1e-9:
+            shares["teacher"] = shares.get("teacher", 0.0) + rest
+        return shares
+
+    def fallback_student(self) -> str:
+        """Whom the teacher stands behind; empty where several students could be meant."""
+        asked, students = self.serve.fallback, list(self.all_students())
+        return asked.student if asked and asked.student else students[0] if len(students) == 1 else ""
 
     def train_for(self, student: Student) -> Train:
         """`train` with this student's own changes, validated."""
