@@ -191,7 +191,8 @@ def measured(arm: str, number: int, job: dict[str, Any]) -> Run:
 
 def measure(arms: Sequence[str], rounds: int, minutes: float, job: dict[str, Any]) -> list[Run]:
     """All runs, the order turned every round; one that fails, or that the time no longer allows, is told and left out."""
-    began, runs = time.monotonic(), []
+    began = time.monotonic()
+    runs: list[Run] = []
     for number in range(rounds):
         turn = number * 3 % len(arms)
         for arm in [*arms[turn:], *arms[:turn]]:
