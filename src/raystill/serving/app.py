@@ -23,7 +23,7 @@ from ray.serve.llm.deployment import LLMServer
 from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
 from starlette.exceptions import HTTPException
 
-from raystill import artifacts, engine, memory, staging, storage
+from raystill import artifacts, energy, engine, memory, staging, storage
 from raystill.artifacts import Checkpoint
 from raystill.errors import ResourceError, StorageError
 from raystill.serving.guard import KEY, Guard
@@ -79,6 +79,12 @@ class MeasuredServer(LLMServer):  # type: ignore[misc]
         """Peak resident memory of this replica and its engine's processes, summed."""
         own = psutil.Process()
         return sum(memory.peak_rss(p.pid) for p in [own, *own.children(recursive=True)])
+
+    async def meters(self) -> dict[str, Any]:
+        """`energy_j`: its machine's counters; `kv_bytes_per_token`: what one cached token takes, None where that is unknown."""
+        asked = self._llm_config
+        cached = memory.kv_bytes_per_token(asked.model_loading_config.model_source, asked.engine_kwargs)
+        return {"energy_j": energy.counters(), "kv_bytes_per_token": cached}
 
 
 def build(args: dict[str, Any]) -> serve.Application:

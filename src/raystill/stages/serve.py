@@ -41,6 +41,13 @@ class Endpoint:
             for name in self.models
         }
 
+    def meters(self, model: str) -> dict[str, Any]:
+        """What the server of a model tells of its machine, see `serving.app`."""
+        from raystill.serving.app import server_handle
+
+        told: dict[str, Any] = server_handle(model, APP).meters.remote().result()
+        return told
+
 
 @contextlib.contextmanager
 def serve(
