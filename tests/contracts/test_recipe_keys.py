@@ -75,7 +75,8 @@ NO_IDENTITY = {
     "Budget": set(recipe.Budget.model_fields),
     "Student": {"model"},
     "Train": {"checkpoint_every"},
-    "Evaluate": {"concurrency", "together", "resamples"},
+    "Evaluate": {"concurrency", "together", "judge", "suites", "resamples"},
+    "Suite": {"data", "lm_eval"},
     "Serve": {
         "host",
         "port",

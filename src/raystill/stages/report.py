@@ -10,13 +10,15 @@ from typing import Protocol
 from raystill import models, storage, tasks
 from raystill.artifacts import Artifact, Checkpoint, Table
 from raystill.metrics.compare import Comparison, compare
+from raystill.metrics.judged import judged
 from raystill.provenance import provenance
 from raystill.recipe import Cut, Recipe
-from raystill.records import Answer, Load, Prompt
+from raystill.records import Answer, Load, Prompt, SuiteScore, Verdict
+from raystill.reporting import judgement
 from raystill.reporting.card import card
-from raystill.reporting.findings import Findings, Made, Model, Point, Role, Rolled, Said
+from raystill.reporting.findings import Findings, Judgement, Made, Model, Point, Role, Rolled, Said
 from raystill.reporting.page import page
-from raystill.reporting.summary import finite, summary, teacher_source
+from raystill.reporting.summary import finite, source, summary, teacher_source
 
 
 class Round(Protocol):
@@ -32,6 +34,15 @@ class Round(Protocol):
     def targets(self) -> Table: ...
     @property
     def learner(self) -> Checkpoint: ...
+
+
+class Suited(Protocol):
+    """A suite's prompts, and by model its answers, or its scores where lm-eval asked."""
+
+    @property
+    def prompts(self) -> Table | None: ...
+    @property
+    def made(self) -> Mapping[str, Table]: ...
 
 
 class Line(Protocol):
@@ -52,6 +63,10 @@ class Line(Protocol):
     @property
     def loads(self) -> Mapping[str, Table]: ...
     @property
+    def suites(self) -> Mapping[str, Suited]: ...
+    @property
+    def verdicts(self) -> Table | None: ...
+    @property
     def rounds(self) -> Mapping[str, Sequence[Round]]: ...
 
 
@@ -63,6 +78,8 @@ def report(recipe: Recipe, made: Line) -> str:
     text = json.dumps(made_report, indent=2, ensure_ascii=False, allow_nan=False)
     storage.write(storage.join(folder, "report.json"), text.encode())
     storage.write(storage.join(folder, "report.html"), page(made_report, found).encode())
+    if made_report["judge"]:
+        storage.write(storage.join(folder, "judge.md"), judgement.table(made_report["judge"]).encode())
     for name in recipe.all_students():
         file = "MODEL_CARD.md" if recipe.student else f"MODEL_CARD-{name}.md"
         storage.write(storage.join(folder, file), card(made_report, found, name).encode())
@@ -88,6 +105,27 @@ def gather(recipe: Recipe, made: Line) -> Findings:
         rounds={name: [_rolled(of) for of in rounds] for name, rounds in made.rounds.items()},
         said=_said(prompts, answers, comparison),
         provenance=provenance(),
+        judgement=_judgement(recipe, made, comparison),
+        suites={name: _suite(recipe, made, suited) for name, suited in made.suites.items()},
+    )
+
+
+def _judgement(recipe: Recipe, made: Line, comparison: Comparison) -> Judgement | None:
+    config, verdicts = recipe.evaluate.judge, made.verdicts
+    if config is None or verdicts is None:
+        return None
+    asked = recipe.all_teachers().get(config.model or "")
+    known = made.models.get(config.model or "")
+    by = config.endpoint.model if config.endpoint else source(asked) if asked else _start(recipe, config.model or "")
+    lines = judged(list(verdicts.rows(Verdict)), comparison.per_row, votes(recipe), recipe.evaluate.resamples)
+    return Judgement(by, config.model if known or asked else None, config.mode, lines, verdicts.counts)
+
+
+def _suite(recipe: Recipe, made: Line, suited: Suited) -> Comparison | list[SuiteScore]:
+    if suited.prompts is None:
+        return [score for table in suited.made.values() for score in table.rows(SuiteScore)]
+    return _compared(
+        recipe, made, list(suited.prompts.rows(Prompt)), {n: list(t.rows(Answer)) for n, t in suited.made.items()}
     )
 
 
@@ -115,8 +153,10 @@ def _behind_a_url(recipe: Recipe, made: Line) -> Iterator[Model]:
     if "teacher" in made.answers and "teacher" not in made.models:
         counts = made.answers["teacher"].counts
         answered = counts["rows"] - sum(counts["errors"].values())
-        paid = counts["cost"] / answered if answered and counts.get("cost") else None
-        yield Model("teacher", "teacher", teacher_source(recipe), None, None, [], paid)
+        paid, tokens = counts.get("cost"), counts["output_tokens"]
+        each = paid / answered if answered and paid else None
+        million = paid / tokens * 1e6 if tokens and paid else None
+        yield Model("teacher", "teacher", teacher_source(recipe), None, None, [], each, million)
 
 
 def _start(recipe: Recipe, name: str) -> str:
