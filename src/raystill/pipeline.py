@@ -7,7 +7,7 @@ whose artifact is missing; plan's Planner walks the same line and only names the
 import json
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -552,6 +552,19 @@ def view_of(recipe: Recipe, name: str) -> tuple[str | None, list[Turn]]:
     if name == "teacher":
         return recipe.teacher.system, recipe.teacher.examples
     return recipe.all_students()["student" if recipe.student else name.removesuffix("-baseline")].system, []
+
+
+def playground(recipe: Recipe, models: Iterable[str]) -> dict[str, Any]:
+    """What the page of an endpoint is told of a recipe, in plain values: how each model is asked, what the machine costs,
+    and where votes are kept."""
+    views = {name: view_of(recipe, name) for name in models}
+    return {
+        "votes": storage.join(recipe.root, "votes", recipe.name),
+        "split": recipe.evaluate.split,
+        "views": {n: {"system": said, "examples": [e.model_dump() for e in shown]} for n, (said, shown) in views.items()},
+        "machine_hour": recipe.prices.machine_hour,
+        "currency": recipe.prices.currency,
+    }
 
 
 def point(recipe: Recipe, made: Line) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from raystill import storage
+from raystill import pipeline, storage
 from raystill.launch import pods, sizes
 from raystill.launch.pods import Doc
 from raystill.launch.sizes import Group, Stage
@@ -155,6 +155,7 @@ def _application(recipe: Recipe) -> Doc:
         "max_queued": serve.max_queued,
         "max_body_bytes": serve.max_body_bytes,
         "max_tokens": serve.max_tokens,
+        "playground": pipeline.playground(recipe, recipe.all_students()),
     }
     application = {"name": "raystill", "route_prefix": "/", "import_path": "raystill.serving.app:build", "args": args}
     return {

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from ray import serve
 from ray.llm._internal.serve.core.configs.openai_api_models import to_model_metadata
 from ray.llm._internal.serve.core.ingress.ingress import init
@@ -26,6 +26,7 @@ from starlette.exceptions import HTTPException
 from raystill import artifacts, engine, memory, staging, storage
 from raystill.artifacts import Checkpoint
 from raystill.errors import ResourceError, StorageError
+from raystill.serving import metrics, playground
 from raystill.serving.guard import KEY, Guard
 
 ROUTES = {
@@ -86,8 +87,9 @@ def build(args: dict[str, Any]) -> serve.Application:
 
     args: models [{name, engine, folder}] or [{name, engine, url, fingerprint}], on_gpu, cpus, max_ongoing, max_queued,
     max_body_bytes, max_tokens, and key, None for an open endpoint. A RayService's args lie in its manifest, so they hold no
-    key, which the pods' environment does, and instead of places `runs`, which names them. Raises ResourceError when there is
-    no key where one is needed, StorageError for a model that is gone.
+    key, which the pods' environment does, and instead of places `runs`, which names them. With `playground`, which is
+    pipeline.playground's, there is a page; it finds the run's artifacts in `made` or, again, `runs`. Raises ResourceError
+    when there is no key where one is needed, StorageError for a model that is gone.
     """
     if "key" not in args and not os.environ.get(KEY):
         raise ResourceError(f"this endpoint is open to other machines and has no key; set {KEY} in its pods")
@@ -122,9 +124,16 @@ def _fastapi(args: dict[str, Any]) -> FastAPI:
     app.user_middleware = [m for m in app.user_middleware if m.cls is not CORSMiddleware]
     app.router.routes = [r for r in app.router.routes if getattr(r, "path", "") not in _DOCS]
     app.add_middleware(Guard, key=args["key"], max_body_bytes=args["max_body_bytes"], max_tokens=args["max_tokens"])
+    names, page = [model["name"] for model in args["models"]], args.get("playground")
+    made = json.loads(storage.read(args["runs"])) if "runs" in args else args.get("made", {})
+    prices = playground.prices_of(made, page["machine_hour"], names) if page else {}
+    app.add_middleware(metrics.Counted, models=names, price=prices, currency=page["currency"] if page else "")
 
     app.add_exception_handler(HTTPException, in_openais_form)
     app.get("/health")(health)
+    app.get("/metrics", response_class=PlainTextResponse)(metrics.page)
+    if page:
+        app.include_router(playground.router(page, made, prices, args["max_tokens"]))
     return app
 
 
@@ -167,5 +176,5 @@ def _config(model: Model, args: dict[str, Any]) -> LLMConfig:
             "env_vars": engine.environment(args["cpus"], not cpu) | {"RAYLLM_ENABLE_REQUEST_PROMPT_LOGS": "0"}
         },
         experimental_configs={"stream_batching_interval_ms": 0},
-        log_engine_metrics=False,
+        log_engine_metrics=True,
     )

@@ -1,7 +1,7 @@
 """What stands before the endpoint: bearer key, size and sense of each request. Pure ASGI, no Ray.
 
-It answers in OpenAI's error form and never repeats what was sent. /health alone needs no key. It bounds what one request
-may cost, and leaves whether a field makes sense to the engine.
+It answers in OpenAI's error form and never repeats what was sent. It bounds what one request may cost, and leaves whether
+a field makes sense to the engine.
 """
 
 import hmac
@@ -16,6 +16,10 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 KEY = "RAYSTILL_API_KEY"
 """Environment variable that holds the endpoint's bearer key."""
+OPEN = ("/", "/health")
+"""Paths without a key: the playground's page, which holds nothing, and whether the endpoint is up."""
+MODEL = "raystill.model"
+"""Where a request's scope says which model it names, for who counts."""
 MOST = {"n": 8, "best_of": 8, "logprobs": 20, "top_logprobs": 20, "prompt_logprobs": 0}
 """Largest value of request fields whose cost grows with them."""
 MOST_LISTED = {"stop": 16, "stop_token_ids": 64, "bad_words": 64, "logit_bias": 300, "tools": 128}
@@ -52,14 +56,14 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass what is well formed and allowed; answer the rest."""
-        if scope["type"] != "http" or scope["path"] == "/health":
+        if scope["type"] != "http" or (scope["path"] in OPEN and scope["method"] in ("GET", "HEAD")):
             await self.app(scope, receive, send)
             return
         try:
             self._authorize(scope)
             body = await self._read(scope, receive) if scope["method"] == "POST" else b""
             if scope["method"] == "POST":
-                check(body, self.max_tokens)
+                scope[MODEL] = check(body, self.max_tokens).get("model")
         except Rejected as e:
             await _answer(send, e)
             return
@@ -103,10 +107,10 @@ class Guard:
                 return bytes(body)
 
 
-def check(body: bytes, max_tokens: int) -> None:
-    """Raise Rejected unless the body is a request whose cost is bounded."""
+def check(body: bytes, max_tokens: int) -> dict[str, Any]:
+    """What the body asks for. Raises Rejected unless that is a request whose cost is bounded."""
     try:
-        request = json.loads(body)
+        request: Any = json.loads(body)
     except (ValueError, RecursionError):
         raise Rejected(400, "the body is not JSON") from None
     if not isinstance(request, dict):
@@ -129,6 +133,7 @@ def check(body: bytes, max_tokens: int) -> None:
     if _prompts(request.get("prompt")) * (request.get("n") or 1) > MOST_ANSWERS:
         raise Rejected(400, f"prompts times 'n' are above {MOST_ANSWERS}; send several requests")
     _text_only(request.get("messages"))
+    return request
 
 
 def _bound(field: str, value: Any, most: int) -> None:

@@ -50,10 +50,13 @@ def serve(
     *,
     own: Mapping[str, Mapping[str, Any]] = {},
     port: int | None = None,
+    page: Mapping[str, Any] | None = None,
+    made: Mapping[str, str] = {},
 ) -> Iterator[Endpoint]:
     """Host models until the block is left; `port` replaces the recipe's, 0 is a free one.
 
-    `own` holds arguments of single models' servers, which go before serve.engine's.
+    `own` holds arguments of single models' servers, which go before serve.engine's. `page` is what the playground is told,
+    without which there is none, and `made` names the run's artifacts for it.
 
     Raises ResourceError for a taken port or too small a cluster, RecipeError for an open address without a key and
     StageError when a model does not start.
@@ -83,6 +86,8 @@ def serve(
         "max_queued": config.max_queued,
         "max_body_bytes": config.max_body_bytes,
         "max_tokens": config.max_tokens,
+        "playground": page and {**page, "votes": _absolute(page["votes"])},
+        "made": {name: _absolute(url) for name, url in made.items()},
     }
     context.progress.start(f"serve {', '.join(models)}", None, "models")
     try:
@@ -131,7 +136,7 @@ def usage(endpoint: Endpoint, model: str) -> str:
     )
     return "\n".join(
         [
-            f"serving {', '.join(endpoint.models)} at {endpoint.base_url}/v1 (Ctrl-C stops)",
+            f"serving {', '.join(endpoint.models)} at {endpoint.base_url}/v1 (Ctrl-C stops); playground: {endpoint.base_url}",
             f"curl {endpoint.base_url}/v1/chat/completions{header} -H 'Content-Type: application/json' "
             f"-d {shlex.quote(body)}",
             f"python -c {shlex.quote(python)}",
@@ -149,8 +154,12 @@ def hosted(name: str, model: Checkpoint, asked: Mapping[str, Any], elsewhere: bo
         pinned = {"revision": model.fingerprint, "tokenizer_revision": model.fingerprint}
         return {"name": name, "folder": place, "engine": {**asked, **pinned}}
     folder = model.folder()
-    absolute = str(Path(folder).absolute()) if Path(folder).is_dir() else folder
-    return {"name": name, "folder": absolute, "engine": dict(asked)}
+    return {"name": name, "folder": _absolute(folder) if Path(folder).is_dir() else folder, "engine": dict(asked)}
+
+
+def _absolute(url: str) -> str:
+    """A place as a replica finds it, whose working folder may be another."""
+    return url if storage.is_s3(url) else str(Path(url).absolute())
 
 
 def _refuse_open(host: str, key: str | None) -> None:
