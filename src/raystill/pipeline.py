@@ -561,7 +561,9 @@ def playground(recipe: Recipe, models: Iterable[str]) -> dict[str, Any]:
     return {
         "votes": storage.join(recipe.root, "votes", recipe.name),
         "split": recipe.evaluate.split,
-        "views": {n: {"system": said, "examples": [e.model_dump() for e in shown]} for n, (said, shown) in views.items()},
+        "views": {
+            n: {"system": said, "examples": [e.model_dump() for e in shown]} for n, (said, shown) in views.items()
+        },
         "machine_hour": recipe.prices.machine_hour,
         "currency": recipe.prices.currency,
     }
