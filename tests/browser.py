@@ -83,7 +83,8 @@ class Page:
 
     def picture(self, path: Path) -> None:
         """The whole page as a PNG."""
-        taken = self.send("Page.captureScreenshot", captureBeyondViewport=True)
+        size = self.send("Page.getLayoutMetrics")["cssContentSize"]
+        taken = self.send("Page.captureScreenshot", captureBeyondViewport=True, clip={**size, "scale": 1})
         path.write_bytes(base64.b64decode(taken["data"]))
 
 

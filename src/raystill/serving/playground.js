@@ -183,7 +183,10 @@ function marked(text, others, tag) {
     if (last?.differs === differs) last.text += word;
     else pieces.push({ text: word, differs });
   });
-  return pieces.map((p) => (p.differs ? make(tag, { textContent: p.text }) : p.text));
+  return pieces.flatMap(({ text: all, differs }) => {
+    const said = all.trimEnd();
+    return differs ? [make(tag, { textContent: said }), all.slice(said.length)] : [all];
+  });
 }
 
 // Indices of the words of `a` that a longest common subsequence with `b` holds; null when there are too many words.
