@@ -97,7 +97,7 @@ const role = (model) => (model === "teacher" ? "teacher" : model.endsWith("basel
 
 class Answer {
   constructor(model, place, blind) {
-    Object.assign(this, { model, place, blind, text: "", pieces: 0, usage: null, first: null, latest: null, whole: false });
+    Object.assign(this, { model, place, blind, text: "", thoughts: "", pieces: 0, usage: null, first: null, latest: null, whole: false });
     this.title = make("h2", { textContent: blind ? `Answer ${place}` : model });
     this.said = make("p", { className: "said" });
     this.thought = make("p", { className: "thought" });
@@ -132,11 +132,17 @@ class Answer {
     this.latest = performance.now();
     this.first ??= this.latest;
     this.pieces += 1;
+    this.thoughts += thought;
     this.text += delta.content ?? "";
     if (this.blind) return; // who writes faster would tell who writes
     this.thought.append(thought);
     this.said.append(delta.content ?? "");
     this.show();
+  }
+
+  write() {
+    this.thought.textContent = this.thoughts;
+    this.said.textContent = this.text;
   }
 
   show() {
@@ -249,6 +255,7 @@ async function ask() {
   page.asked = { messages, row: page.row?.id ?? null, reference: page.row?.reference ?? undefined, blind };
   page.stop = new AbortController();
   const answers = page.answers = (blind ? shuffled(chosen) : chosen).map((model, i) => new Answer(model, i + 1, blind));
+  for (const answer of answers) answer.vote.hidden = answers.length < 2;
   $("answers").replaceChildren(...answers.map((a) => a.element));
   $("below").hidden = true;
   $("told").replaceChildren();
@@ -265,11 +272,12 @@ function settle() {
   const whole = page.answers.filter((a) => a.whole);
   page.voted = whole.length < 2;
   for (const answer of page.answers) {
-    if (blind) answer.said.replaceChildren(answer.text);
+    if (blind) answer.write();
     if (blind && page.voted) answer.reveal();
     answer.vote.disabled = page.voted || !answer.whole;
   }
   $("tie").disabled = page.voted;
+  $("tie").hidden = page.answers.length < 2;
   $("tie").setAttribute("aria-pressed", "false");
   $("reference").hidden = reference === undefined;
   $("reference").lastElementChild.textContent = reference ?? "";
