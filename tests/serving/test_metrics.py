@@ -13,7 +13,8 @@ from dashboards import ENDPOINT, expressions, names
 from prometheus_client.parser import text_string_to_metric_families
 
 from raystill.serving import metrics
-from raystill.serving.guard import Guard
+from raystill.serving.guard import Bounds, Guard
+from raystill.serving.keys import Key, digest
 
 NODE = """\
 # HELP ray_node_cpu_count of the machine
@@ -39,12 +40,14 @@ class Fake:
 
 
 async def answering(scope: Any, receive: Any, send: Any) -> None:
-    """Full for one model, broken for another, never done for a third."""
+    """Each model fails in the way that its name says."""
     asked = json.loads((await receive())["body"]).get("model")
     if asked == "broken":
         raise RuntimeError("the engine is gone")
+    if asked == "slow":
+        await asyncio.Event().wait()
     await send({"type": "http.response.start", "status": 503 if asked == "full" else 200, "headers": []})
-    if asked == "endless":
+    if asked == "left":
         raise asyncio.CancelledError
     await send({"type": "http.response.body", "body": b""})
 
@@ -56,7 +59,8 @@ async def answering(scope: Any, receive: Any, send: Any) -> None:
         ({"model": "student:adapter"}, "k", ("student", "200")),
         ({"model": "full"}, "k", ("full", "503")),
         ({"model": "broken"}, "k", ("broken", "500")),
-        ({"model": "endless"}, "k", ("endless", "499")),
+        ({"model": "left"}, "k", ("left", "499")),
+        ({"model": "slow"}, "k", ("slow", "408")),
         ({"model": "anything a caller likes"}, "k", ("", "200")),
         ({"model": ["x"]}, "k", ("", "200")),
         ({"model": "student", "n": 1000}, "k", ("", "400")),
@@ -68,15 +72,15 @@ def test_each_request_is_counted_once_as_it_ends(
 ) -> None:
     fake = Fake()
     monkeypatch.setattr(metrics, "requests", lambda: fake)
-    guard = Guard(answering, "k", max_body_bytes=2000, max_tokens=100)
-    app = metrics.Counted(guard, ["student", "full", "broken", "endless"], {}, "USD")
+    guard = Guard(answering, [Key("ours", digest("k"))], Bounds(2000, 100, timeout_s=0.2, in_flight=4))
+    app = metrics.Counted(guard, ["student", "full", "broken", "left", "slow"], {}, "USD")
 
     async def ask() -> None:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
             await client.post("/v1/chat/completions", json=body, headers={"Authorization": f"Bearer {key}"})
             await client.get("/v1/models", headers={"Authorization": f"Bearer {key}"})
 
-    if counted[1] in ("500", "499"):
+    if counted[1] in ("500", "499", "408"):
         with pytest.raises((RuntimeError, asyncio.CancelledError)):
             asyncio.run(ask())
     else:

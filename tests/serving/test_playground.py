@@ -22,7 +22,8 @@ from raystill.artifacts import Manifest, Table
 from raystill.recipe import Recipe
 from raystill.records import Load, Message, Prompt
 from raystill.serving import playground
-from raystill.serving.guard import Guard
+from raystill.serving.guard import Bounds, Guard
+from raystill.serving.keys import Key, digest
 
 KEY = "the right key"
 HOSTILE = "</script><img src=x onerror='window.harmed=1'><script>window.harmed=1</script>"
@@ -97,7 +98,7 @@ def endpoint(root: Path) -> FastAPI:
             return JSONResponse(message, 429, {"Retry-After": "7"})
         return StreamingResponse(stream(asked["model"], last), media_type="text/event-stream")
 
-    app.add_middleware(Guard, key=KEY, max_body_bytes=1 << 16, max_tokens=1000)
+    app.add_middleware(Guard, keys=[Key("ours", digest(KEY))], bounds=Bounds(1 << 16, 1000, timeout_s=60, in_flight=9))
     return app
 
 

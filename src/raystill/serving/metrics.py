@@ -5,7 +5,7 @@ waiting). They lack requests by model and status, refused ones included, and wha
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -13,12 +13,12 @@ import httpx
 import ray
 from ray.util.metrics import Counter, Gauge
 
-from raystill.serving.guard import MODEL, App, Receive, Scope, Send
+from raystill.serving.guard import MODEL, App, Message, Receive, Scope, Send
 
 SHOWN = ("ray_serve_", "ray_vllm_", "ray_raystill_")
 """Beginnings of the names that concern the endpoint."""
 LEFT = "499"
-"""Status of a request whose caller left before the answer was whole, as nginx calls it."""
+"""Status of an answer that was cut short because its caller left or its time was up, as nginx calls it."""
 NODE_S = 5.0
 """Longest wait for one node's metrics."""
 UNREACHABLE = """\
@@ -55,9 +55,9 @@ class Counted:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
-        said, end = "500", "500"
+        said, end = "", "500"
 
-        async def noted(message: MutableMapping[str, Any]) -> None:
+        async def noted(message: Message) -> None:
             nonlocal said
             if message["type"] == "http.response.start":
                 said = str(message["status"])
@@ -67,7 +67,7 @@ class Counted:
             await self.app(scope, receive, noted)
             end = said
         except asyncio.CancelledError:
-            end = LEFT
+            end = said if said >= "400" else LEFT
             raise
         finally:
             named = scope.get(MODEL)
