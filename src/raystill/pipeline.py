@@ -716,6 +716,21 @@ def view_of(recipe: Recipe, name: str) -> tuple[str | None, list[Turn]]:
     return recipe.all_students()["student" if recipe.student else name.removesuffix("-baseline")].system, []
 
 
+def playground(recipe: Recipe, models: Iterable[str]) -> dict[str, Any]:
+    """What the page of an endpoint is told of a recipe, in plain values: how each model is asked, what the machine costs,
+    and where votes are kept."""
+    views = {name: view_of(recipe, name) for name in models}
+    return {
+        "votes": storage.join(recipe.root, "votes", recipe.name),
+        "split": recipe.evaluate.split,
+        "views": {
+            n: {"system": said, "examples": [e.model_dump() for e in shown]} for n, (said, shown) in views.items()
+        },
+        "machine_hour": recipe.prices.machine_hour,
+        "currency": recipe.prices.currency,
+    }
+
+
 def point(recipe: Recipe, made: Line) -> None:
     """Note the newest set of artifacts under the recipe's name: `<root>/runs/<name>.json`."""
     answers = {"generate" if n == "teacher" else f"generate/{n}": table for n, table in made.generations.items()}

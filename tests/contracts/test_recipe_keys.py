@@ -86,6 +86,8 @@ NO_IDENTITY = {
         "timeout_s",
         "max_tokens",
         "max_body_bytes",
+        "keys_file",
+        "allow_origins",
     },
     "Prices": set(recipe.Prices.model_fields),
     "Generate": set(recipe.Generate.model_fields),
