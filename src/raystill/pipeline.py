@@ -38,6 +38,7 @@ from raystill.recipe import (
     Turn,
 )
 from raystill.records import SPLITS, Load
+from raystill.serving import votes
 from raystill.serving.guard import KEY
 from raystill.session import ray_session
 from raystill.stages import (
@@ -721,7 +722,7 @@ def playground(recipe: Recipe, models: Iterable[str]) -> dict[str, Any]:
     and where votes are kept."""
     views = {name: view_of(recipe, name) for name in models}
     return {
-        "votes": storage.join(recipe.root, "votes", recipe.name),
+        "votes": votes.place(recipe.root, recipe.name),
         "split": recipe.evaluate.split,
         "views": {
             n: {"system": said, "examples": [e.model_dump() for e in shown]} for n, (said, shown) in views.items()

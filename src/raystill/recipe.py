@@ -267,7 +267,7 @@ ELSEWHERE = {
 
 
 class Endpoint(Block):
-    """A teacher behind an OpenAI-compatible URL: a vendor's, a gateway's or your own."""
+    """A model behind an OpenAI-compatible URL: a vendor's, a gateway's or your own."""
 
     url: str = required("its base, e.g. https://api.openai.com/v1; without a path /v1 is added")
     model: str = required("the model's name there", min_length=1)
@@ -765,9 +765,11 @@ class Judge(Block):
     max_tokens: int = setting(512, "longest verdict in tokens", "a few, or a short thought before them", ge=1)
     structured: bool = setting(False, "ask for the verdict's form by a JSON schema", "not every endpoint knows it")
     votes: str | None = setting(
-        None, "JSONL file of people's votes, as the playground keeps them; its agreement with them is told",
-        "agreement with the references is told where there are any", identity=False,
-    )  # fmt: skip
+        None,
+        "folder of people's votes, with whom its agreement is told",
+        "those of this recipe's playground",
+        identity=False,
+    )
 
     @model_validator(mode="after")
     def _one_judge(self) -> Self:

@@ -51,7 +51,6 @@ def test_peoples_votes_count_whichever_side_they_saw() -> None:
         Vote("r2", "teacher", "student", "tie"),
         Vote("r3", "teacher", "student", "right"),
         Vote("r3", "teacher", "baseline", "left"),
-        Vote(None, "student", "teacher", "right"),
         Vote("elsewhere", "student", "teacher", "right"),
     ]
     (line,) = judged(verdicts, [], votes, 200)

@@ -20,9 +20,9 @@ POINTS = {"model": 1.0, "tie": 0.5, "against": 0.0}
 
 @dataclass(frozen=True)
 class Vote:
-    """What a person said of two models' answers: winner is "left", "right" or "tie"; prompt_id None for a free prompt."""
+    """What a person said of two models' answers to a held-out row: winner is "left", "right" or "tie"."""
 
-    prompt_id: str | None
+    id: str
     left: str
     right: str
     winner: str
@@ -123,8 +123,8 @@ def _votes(votes: Iterable[Vote], model: str, against: str) -> list[tuple[str, s
     sides = {(model, against): ("model", "against"), (against, model): ("against", "model")}
     found = []
     for vote in votes:
-        if vote.prompt_id is not None and (named := sides.get((vote.left, vote.right))):
-            found.append((vote.prompt_id, {"left": named[0], "right": named[1]}.get(vote.winner, "tie")))
+        if named := sides.get((vote.left, vote.right)):
+            found.append((vote.id, {"left": named[0], "right": named[1]}.get(vote.winner, "tie")))
     return found
 
 

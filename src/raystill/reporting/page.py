@@ -1,5 +1,6 @@
 """The report as one HTML page: no script, no request to anywhere, readable on paper and by a screen reader."""
 
+import collections
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -146,8 +147,10 @@ def _served(users: Report | None) -> Cell:
 
 
 def _speeds(models: Mapping[str, Report]) -> list[Speed]:
-    concurrencies = sorted({load["concurrency"] for m in models.values() for load in m["load"]})
-    return [Speed(c, _speed_lines(models, c)) for c in concurrencies]
+    """A table per number of users at which several models were measured; a search for the most that one serves has others."""
+    measured = collections.Counter(load["concurrency"] for m in models.values() for load in m["load"])
+    shared = min(2, max(measured.values(), default=0))
+    return [Speed(c, _speed_lines(models, c)) for c, n in sorted(measured.items()) if n >= shared]
 
 
 def _speed_lines(models: Mapping[str, Report], concurrency: int) -> list[Line]:

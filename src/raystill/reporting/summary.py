@@ -193,7 +193,7 @@ def _cost(recipe: Recipe, steps: Sequence[Made]) -> dict[str, Any]:
         "machine_hour": price,
         "elapsed_s": round(elapsed_s, 3),
         "making": price * elapsed_s / 3600 if price else None,
-        "teacher_endpoint": sum(s.counts.get("cost") or 0.0 for s in steps) or None,
+        "teacher_endpoint": sum(s.counts.get("cost") or 0.0 for s in steps if s.stage != "judge") or None,
     }
 
 

@@ -16,6 +16,11 @@ MOST = 9
 """Answers that stand side by side: one key each."""
 
 
+def place(root: str, recipe: str) -> str:
+    """Where a recipe's playground keeps them."""
+    return storage.join(root, "votes", recipe)
+
+
 @dataclass(frozen=True)
 class Vote:
     """Answers by model to `messages`, and whose is better; None when they are equally good.

@@ -1,6 +1,7 @@
 """report: gathers what the line made and writes report.json, report.html and a model card per student. Always made anew."""
 
 import datetime
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -9,16 +10,18 @@ from typing import Protocol
 
 from raystill import models, storage, tasks
 from raystill.artifacts import Artifact, Checkpoint, Table
+from raystill.errors import DataError
 from raystill.metrics.compare import Comparison, compare
-from raystill.metrics.judged import judged
+from raystill.metrics.judged import Vote, judged
 from raystill.provenance import provenance
-from raystill.recipe import Cut, Recipe
+from raystill.recipe import Cut, Judge, Recipe
 from raystill.records import Answer, Load, Prompt, SuiteScore, Verdict
 from raystill.reporting import judgement
 from raystill.reporting.card import card
 from raystill.reporting.findings import Findings, Judgement, Made, Model, Point, Role, Rolled, Said
 from raystill.reporting.page import page
 from raystill.reporting.summary import finite, source, summary, teacher_source
+from raystill.serving import votes
 
 
 class Round(Protocol):
@@ -114,11 +117,32 @@ def _judgement(recipe: Recipe, made: Line, comparison: Comparison) -> Judgement 
     config, verdicts = recipe.evaluate.judge, made.verdicts
     if config is None or verdicts is None:
         return None
-    asked = recipe.all_teachers().get(config.model or "")
-    known = made.models.get(config.model or "")
-    by = config.endpoint.model if config.endpoint else source(asked) if asked else _start(recipe, config.model or "")
-    lines = judged(list(verdicts.rows(Verdict)), comparison.per_row, votes(recipe), recipe.evaluate.resamples)
-    return Judgement(by, config.model if known or asked else None, config.mode, lines, verdicts.counts)
+    teachers, name = recipe.all_teachers(), config.model or ""
+    by = (
+        config.endpoint.model
+        if config.endpoint
+        else source(teachers[name])
+        if name in teachers
+        else _start(recipe, name)
+    )
+    compared = "teacher" if name == next(iter(teachers)) else name
+    lines = judged(list(verdicts.rows(Verdict)), comparison.per_row, _votes(recipe, config), recipe.evaluate.resamples)
+    return Judgement(by, compared if compared in made.answers else None, config.mode, lines, verdicts.counts)
+
+
+def _votes(recipe: Recipe, judge: Judge) -> list[Vote]:
+    """People's votes on answers to held-out rows, by pairs of models. Raises DataError for what is no vote."""
+    url = judge.votes or votes.place(recipe.root, recipe.name)
+    try:
+        cast = votes.Votes(url).all()
+    except (TypeError, ValueError):
+        raise DataError(f"{url} holds files that are no votes; give the folder that the playground wrote") from None
+    return [
+        Vote(vote.row, left, right, "tie" if vote.preferred is None else "left" if vote.preferred == left else "right")
+        for vote in cast
+        for left, right in itertools.combinations(vote.answers, 2)
+        if vote.row is not None and vote.preferred in (None, left, right)
+    ]
 
 
 def _suite(recipe: Recipe, made: Line, suited: Suited) -> Comparison | list[SuiteScore]:
@@ -183,6 +207,9 @@ def _steps(made: Line) -> Iterator[Made]:
     named |= {"score": made.targets} if made.targets else {}
     named |= {f"train {n}" if n not in ("teacher", "baseline") else n: m for n, m in made.models.items()}
     named |= {f"answer {n}": a for n, a in made.answers.items()} | {f"measure {n}": a for n, a in made.loads.items()}
+    for name, suited in made.suites.items():
+        named |= {f"{model} on {name}": table for model, table in suited.made.items()}
+    named |= {"judge": made.verdicts} if made.verdicts else {}
     for name, rounds in made.rounds.items():
         for number, of in enumerate(rounds, 1):
             of_round = {"generate": of.rollouts, "curate": of.examples, "score": of.targets, "train": of.learner}
