@@ -207,7 +207,8 @@ def serve_and_ask(recipe: Recipe, group: list[str], made: Line, do: Do) -> None:
         speeds: dict[str, list[Load]] = {}
         loaded = {name: measured(recipe, name, made, endpoint, speeds, lambda: unmeasured) for name in group}
         further = {n: {suite: suited(recipe, suite, n, made, endpoint) for suite in made.suites} for n in group}
-        unmeasured = [name for name in group if not do.done(loaded[name])]
+        # Two names of one model share its load, and it is measured under the first.
+        unmeasured = list({loaded[n].fingerprint: n for n in reversed(group) if not do.done(loaded[n])}.values())
         steps = {name: [asked[name], loaded[name], *further[name].values()] for name in group}
         wanted = {name: made.models[name] for name in group if not all(do.done(step) for step in steps[name])}
         for name in group:

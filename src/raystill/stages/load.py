@@ -35,7 +35,8 @@ def measure(
 ) -> dict[str, list[Load]]:
     """Each model's loads, by its name, in order of users.
 
-    Raises StageError when too many requests of a load of evaluate.load fail; a larger one then breaks the objective.
+    Raises StageError where nothing is answered, and when too many requests of a load of evaluate.load fail; those of the
+    search break the objective then.
     """
     rows = choose(prompts, config)
     found: dict[str, list[Load]] = {view.model: [] for view in views}
