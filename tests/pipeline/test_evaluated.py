@@ -38,7 +38,8 @@ def recipe(folder: Path, model: Path, judge: str) -> str:
         "curate: {filters: [empty]}\n"
         "train: {epochs: 1, learning_rate: 1.0e-3, max_length: 256, validations: 0}\n"
         "evaluate:\n"
-        "  {limit: 4, max_tokens: 8, load: [1], load_requests: 4, together: true, objective: {latency_p95_s: 60}, max_users: 2,\n"
+        "  {limit: 4, max_tokens: 8, load: [1], load_requests: 4, together: true,\n"
+        "   objective: {latency_p95_s: 60}, max_users: 2,\n"
         f"   judge: {{endpoint: {{url: '{judge}', model: scripted-judge, key_env: CANARY_KEY}}, against: [baseline]}},\n"
         f"   suites: {{hard: {{data: {folder / 'hard.jsonl'}}}, sums: {{lm_eval: {folder / 'sums.yaml'}, limit: 3}}}}}}\n"
     )
