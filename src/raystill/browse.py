@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from raystill import artifacts, recipe_file, storage
 from raystill.artifacts import Table
 from raystill.errors import RecipeError
-from raystill.records import Answer, Example, Generation, Load, Prompt, Record
+from raystill.records import Answer, Example, Generation, Load, Prompt, Record, SuiteScore, Verdict
 
-TABLES: dict[str, type[Record]] = {"prepare": Prompt, "generate": Generation, "curate": Example}
+TABLES: dict[str, type[Record]] = {"prepare": Prompt, "generate": Generation, "curate": Example, "judge": Verdict}
+OF_MODELS: dict[str, type[Record]] = {"answers": Answer, "load": Load, "scores": SuiteScore}
 
 
 def names(path: str) -> dict[str, str]:
@@ -36,9 +37,11 @@ def locate(path: str, name: str) -> str:
 
 def rows(path: str, name: str, n: int) -> Iterator[str]:
     """The first n rows of a table as indented JSON."""
-    row = TABLES.get(name.partition("/")[0]) or {"answers": Answer, "load": Load}.get(name.partition("/")[0])
+    row = (TABLES | OF_MODELS).get(name.partition("/")[0])
     if row is None:
-        raise RecipeError(f"'{name}' is no table; tables are: {', '.join([*TABLES, 'answers/MODEL', 'load/MODEL'])}")
+        raise RecipeError(
+            f"'{name}' is no table; tables are: {', '.join([*TABLES, *(f'{n}/MODEL' for n in OF_MODELS)])}"
+        )
     table = artifacts.load(Table, locate(path, name))
     found: Iterator[Record] = itertools.islice(table.rows(row), n) if table else iter([])
     for value in found:

@@ -29,6 +29,7 @@ from raystill.recipe import (
     VALIDATION_LOSS,
     ByColumn,
     Cut,
+    Endpoint,
     Generate,
     Loss,
     Random,
@@ -40,7 +41,7 @@ from raystill.recipe import (
     Train,
 )
 from raystill.recipe_file import Loc, Located, mistakes
-from raystill.stages import prepare
+from raystill.stages import prepare, suite
 from raystill.tasks import own
 from raystill.teachers import endpoint
 from raystill.training import fits, layermap, pairs, zero
@@ -51,8 +52,8 @@ def check(located: Located, gpu: bool | None = None) -> list[Problem]:
     found: list[Problem] = []
     training = functools.partial(_training, gpu)
     for look in (
-        _plugins, _data, _task, _teacher, _endpoint, _students, _losses, _mixture, _rounds, _tune, training, _early_stopping,
-        _comparable, _owned, _root,
+        _plugins, _data, _task, _teacher, _endpoint, _evaluation, _students, _losses, _mixture, _rounds, _tune, training,
+        _early_stopping, _comparable, _owned, _root,
     ):  # fmt: skip
         found += look(located)
     # Students that share a block share its mistakes.
@@ -142,10 +143,14 @@ def _teacher(located: Located) -> Iterator[Problem]:
 
 def _endpoint(located: Located) -> Iterator[Problem]:
     recipe = located.recipe
-    for name, teacher in recipe.all_teachers().items():
-        if (block := teacher.endpoint) is None:
+    asked: dict[Loc, Endpoint | None] = {
+        ("teachers", name) if recipe.teachers else ("teacher",): teacher.endpoint
+        for name, teacher in recipe.all_teachers().items()
+    }
+    asked[("evaluate", "judge")] = recipe.evaluate.judge and recipe.evaluate.judge.endpoint
+    for loc, block in asked.items():
+        if block is None:
             continue
-        loc: Loc = ("teachers", name) if recipe.teachers else ("teacher",)
         yield from _attempt(located, (*loc, "endpoint"), endpoint.key, block)
         if recipe.budget.usd is not None and not (block.price and (block.price.input or block.price.output)):
             yield Problem(
@@ -159,6 +164,29 @@ def _endpoint(located: Located) -> Iterator[Problem]:
                 f"the budget is in US dollars and prices are in {recipe.prices.currency}, which are never converted",
                 "prices: {currency: USD}, with the endpoint's price in US dollars",
             )
+
+
+def _evaluation(located: Located) -> Iterator[Problem]:
+    """A judge that is none of the models, and suites that are not there."""
+    recipe, config = located.recipe, located.recipe.evaluate
+    students = recipe.all_students()
+    there = [
+        *recipe.all_teachers(),
+        *students,
+        *(["baseline"] if recipe.student else [f"{n}-baseline" for n in students]),
+    ]
+    if config.judge and config.judge.model is not None and config.judge.model not in there:
+        yield Problem(
+            located.where("evaluate", "judge", "model"),
+            f"'{config.judge.model}' is no model of this recipe, so it cannot judge",
+            f"one of {', '.join(there)}, or an endpoint: {{url: …, model: …}}",
+        )
+    for name, of in config.suites.items():
+        if of.lm_eval is not None:
+            yield from _attempt(located, ("evaluate", "suites", name, "lm_eval"), suite.refuse_absent, of.lm_eval)
+        for path in [of.data] if isinstance(of.data, str) else of.data or []:
+            if not (storage.is_s3(path) or sources.is_hub_id(path)):
+                yield from _attempt(located, ("evaluate", "suites", name, "data"), sources.find, path)
 
 
 def _form(form: Structured) -> None:

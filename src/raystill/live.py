@@ -143,7 +143,8 @@ def _served(
     from raystill.session import ray_session
     from raystill.stages import serve as stage
 
-    hosted = models_of(recipe, names(path))
+    known = names(path)
+    hosted = models_of(recipe, known)
     models = {
         name: artifacts.load(Checkpoint, url) or resolve(url, recipe.root, offline=False)
         for name, url in hosted.items()
@@ -155,7 +156,8 @@ def _served(
         ensure_ray()
         context = Context("", recipe.compute, progress, recipe.max_error_rate, Path(scratch), stopping)
         own = {name: pipeline.served_as(recipe, name) for name in wanted}
-        with stage.serve(wanted, recipe.serve, context, own=own, port=port) as endpoint:
+        page = pipeline.playground(recipe, wanted)
+        with stage.serve(wanted, recipe.serve, context, own=own, port=port, page=page, made=known) as endpoint:
             yield endpoint
 
 

@@ -75,7 +75,8 @@ NO_IDENTITY = {
     "Budget": set(recipe.Budget.model_fields),
     "Student": {"model"},
     "Train": {"checkpoint_every"},
-    "Evaluate": {"concurrency", "together", "resamples"},
+    "Evaluate": {"concurrency", "together", "judge", "suites", "resamples"},
+    "Suite": {"data", "lm_eval"},
     "Serve": {
         "host",
         "port",
@@ -85,6 +86,8 @@ NO_IDENTITY = {
         "timeout_s",
         "max_tokens",
         "max_body_bytes",
+        "keys_file",
+        "allow_origins",
     },
     "Prices": set(recipe.Prices.model_fields),
     "Generate": set(recipe.Generate.model_fields),

@@ -8,10 +8,19 @@ import pytest
 from raystill import artifacts, storage
 from raystill.artifacts import Checkpoint, Manifest
 from raystill.errors import ResourceError, StorageError
-from raystill.serving import guard
+from raystill.serving import keys
 from raystill.stages import serve
 
 COMMIT = "c" * 40
+BOUNDS = {
+    "max_ongoing": 4,
+    "max_queued": 4,
+    "max_body_bytes": 4096,
+    "max_tokens": 64,
+    "timeout_s": 60.0,
+    "keys_file": None,
+    "allow_origins": [],
+}
 
 
 def model(url: str, folder: str) -> Checkpoint:
@@ -55,12 +64,11 @@ def test_a_service_hosts_what_the_last_run_made_and_only_with_a_key(
     assert app.newest(str(runs), "student") == {"folder": str(tmp_path / "made" / "attempt")}
     with pytest.raises(StorageError, match="run the recipe again"):
         app.newest(str(runs), "gone")
-    bounds = {"max_ongoing": 4, "max_queued": 4, "max_body_bytes": 4096, "max_tokens": 64}
-    args = {"runs": str(runs), "models": [{"name": "student", "engine": {}}], "on_gpu": False, "cpus": 1, **bounds}
-    monkeypatch.delenv(guard.KEY, raising=False)
-    with pytest.raises(ResourceError, match=guard.KEY):
+    args = {"runs": str(runs), "models": [{"name": "student", "engine": {}}], "on_gpu": False, "cpus": 1, **BOUNDS}
+    monkeypatch.delenv(keys.KEY, raising=False)
+    with pytest.raises(ResourceError, match=keys.KEY):
         app.build(args)
-    monkeypatch.setenv(guard.KEY, "k")
+    monkeypatch.setenv(keys.KEY, "k")
     assert app.build(args) is not None
     assert "key" not in args
 
@@ -72,14 +80,13 @@ def test_a_remote_model_is_loaded_from_its_copy_which_its_fingerprint_names(s3: 
     made = model(storage.join(s3, "train", "f" * 12), "attempt")
     runs = storage.join(s3, "runs", "n.json")
     storage.write(runs, json.dumps({"student": made.url}).encode())
-    bounds = {"max_ongoing": 4, "max_queued": 4, "max_body_bytes": 4096, "max_tokens": 64}
     args = {
         "runs": runs,
         "models": [{"name": "student", "engine": {}}],
         "on_gpu": True,
         "cpus": 1,
         "key": None,
-        **bounds,
+        **BOUNDS,
     }
     bound = app.build(args)._bound_deployment.init_kwargs["llm_deployments"]["student"]._bound_deployment.init_kwargs
     assert bound["remote"] == Checkpoint(storage.join(made.url, "attempt"), "f" * 12)

@@ -40,6 +40,8 @@ class Made:
     loads: dict[str, Table] = field(default_factory=dict)
     targets: Table | None = None
     rounds: dict[str, list[Any]] = field(default_factory=dict)
+    suites: dict[str, Any] = field(default_factory=dict)
+    verdicts: Table | None = None
 
 
 def recipe(root: Path, **changes: Any) -> Recipe:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 import os
 import shlex
 import shutil
@@ -9,22 +10,29 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
+from dashboards import ENDPOINT, expressions, names
+from prometheus_client.parser import text_string_to_metric_families
 
-from raystill import session
-from raystill.artifacts import Checkpoint
+from raystill import artifacts, session
+from raystill.artifacts import Checkpoint, Manifest, Table
 from raystill.context import Context
 from raystill.errors import Interrupted, RecipeError, ResourceError, StageError
 from raystill.recipe import Compute, Serve
+from raystill.records import Load
 from raystill.stages import serve
 from raystill.view import Lines
 
 pytestmark = pytest.mark.slow
+BEARER = {"Authorization": "Bearer test-key"}
+EXPORTED_S = 90.0
+"""Longest wait for metrics, which Ray hands on every ten seconds."""
 ASK = {"model": "student", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 8}
 
 
@@ -37,14 +45,25 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Context]:
 
 @pytest.fixture(scope="module")
 def endpoint(context: Context, tiny_model: Path) -> Iterator[serve.Endpoint]:
-    """A student, and a teacher of the same weights whose template takes an argument."""
+    """A student, and a teacher of the same weights whose template takes an argument, with a playground."""
     os.environ[serve.KEY] = "test-key"
     thinking = Path(shutil.copytree(tiny_model, context.scratch / "thinking"))
     template = thinking / "chat_template.jinja"
     template.write_text(template.read_text() + "{% if enable_thinking %}Think step by step.{% endif %}")
     models = {"teacher": Checkpoint(str(thinking), "teacher"), "student": Checkpoint(str(tiny_model), "student")}
     own = {"teacher": {"default_chat_template_kwargs": {"enable_thinking": True}}}
-    with serve.serve(models, Serve(), context, own=own, port=0) as made:
+    load = Load("student", "here", 8, 16, 0, 1.0, 0.1, 0.2, 0.01, 0.3, 0.4, 100.0, 5.0, 1, 1)
+    url = str(context.scratch / "load")
+    manifest = Manifest("load", 1, "load", 1, "f" * 12, {}, {}, [artifacts.write_part(url, "load", Load, [load])])
+    measured = {"load/student": artifacts.commit(Table, url, manifest).url}
+    page = {
+        "votes": str(context.scratch / "votes"),
+        "split": "test",
+        "views": {},
+        "machine_hour": 3.6,
+        "currency": "USD",
+    }
+    with serve.serve(models, Serve(), context, own=own, port=0, page=page, made=measured) as made:
         yield made
     del os.environ[serve.KEY]
     engines = [p for p in psutil.process_iter(["cmdline"]) if "ServeReplica" in " ".join(p.info["cmdline"] or [])]
@@ -63,9 +82,8 @@ def test_openais_client_works_unchanged(endpoint: serve.Endpoint) -> None:
 
 
 def test_a_served_teacher_sees_what_its_template_arguments_say(endpoint: serve.Endpoint) -> None:
-    headers = {"Authorization": "Bearer test-key"}
     asked = {
-        name: httpx.post(f"{endpoint.base_url}/v1/chat/completions", json=ASK | {"model": name}, headers=headers).json()
+        name: httpx.post(f"{endpoint.base_url}/v1/chat/completions", json=ASK | {"model": name}, headers=BEARER).json()
         for name in ("teacher", "student")
     }
     seen = {name: answer["usage"]["prompt_tokens"] for name, answer in asked.items()}
@@ -79,12 +97,11 @@ def test_without_its_key_nobody_is_answered(endpoint: serve.Endpoint) -> None:
 
 @pytest.mark.parametrize("path", ["/docs", "/openapi.json", "/tokenize", "/detokenize"])
 def test_what_nobody_needs_is_off(endpoint: serve.Endpoint, path: str) -> None:
-    assert httpx.get(f"{endpoint.base_url}{path}", headers={"Authorization": "Bearer test-key"}).status_code == 404
+    assert httpx.get(f"{endpoint.base_url}{path}", headers=BEARER).status_code == 404
 
 
 def test_an_unknown_model_is_a_404_in_openais_form(endpoint: serve.Endpoint) -> None:
-    headers = {"Authorization": "Bearer test-key"}
-    answer = httpx.post(f"{endpoint.base_url}/v1/chat/completions", json=ASK | {"model": "none"}, headers=headers)
+    answer = httpx.post(f"{endpoint.base_url}/v1/chat/completions", json=ASK | {"model": "none"}, headers=BEARER)
     assert answer.status_code == 404
     assert "error" in answer.json()
     assert "Traceback" not in answer.text
@@ -103,6 +120,68 @@ def test_memory_and_weights_are_told(endpoint: serve.Endpoint) -> None:
     stats = endpoint.stats()["student"]
     assert stats["weights_bytes"] > 100_000
     assert stats["peak_memory_bytes"] > 100 << 20
+
+
+def test_the_playground_is_open_and_what_it_asks_is_not(endpoint: serve.Endpoint) -> None:
+    page = httpx.get(f"{endpoint.base_url}/")
+    assert page.status_code == 200
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert httpx.get(f"{endpoint.base_url}/v1/playground").status_code == 401
+    told = httpx.get(f"{endpoint.base_url}/v1/playground", headers=BEARER).json()
+    assert told["prices"] == {"student": pytest.approx(1e-5)}
+    vote = {"messages": [], "answers": {"teacher": "a", "student": "b"}, "preferred": "student"}
+    assert httpx.post(f"{endpoint.base_url}/v1/votes", json=vote, headers=BEARER).json()["votes"] == 1
+
+
+def test_everything_that_the_dashboard_shows_is_exposed(endpoint: serve.Endpoint) -> None:
+    assert httpx.get(f"{endpoint.base_url}/metrics").status_code == 401
+    asked = set().union(*(names(expression) for expression in expressions(ENDPOINT)))
+    until = time.monotonic() + EXPORTED_S
+    while missing := asked - exposed(endpoint):
+        assert time.monotonic() < until, missing
+        time.sleep(1)
+
+
+def exposed(endpoint: serve.Endpoint) -> set[str]:
+    """The names of all samples, after one more answer of each model."""
+    for model in endpoint.models:
+        httpx.post(f"{endpoint.base_url}/v1/chat/completions", json=ASK | {"model": model}, headers=BEARER)
+    page = httpx.get(f"{endpoint.base_url}/metrics", headers=BEARER).text
+    return {sample.name for family in text_string_to_metric_families(page) for sample in family.samples}
+
+
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="no prometheus on the PATH: apt-get install prometheus")
+def test_a_real_prometheus_answers_every_expression_of_the_dashboard(endpoint: serve.Endpoint, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        at = f"127.0.0.1:{free.getsockname()[1]}"
+    job = {
+        "job_name": "raystill",
+        "authorization": {"credentials": "test-key"},
+        "static_configs": [{"targets": [endpoint.base_url.removeprefix("http://")]}],
+    }
+    config = tmp_path / "prometheus.yaml"
+    config.write_text(json.dumps({"global": {"scrape_interval": "1s"}, "scrape_configs": [job]}))
+    command = [f"--config.file={config}", f"--storage.tsdb.path={tmp_path / 'data'}", f"--web.listen-address={at}"]
+    with subprocess.Popen(["prometheus", *command], stderr=subprocess.DEVNULL) as process:
+        try:
+            left, until = set(expressions(ENDPOINT)), time.monotonic() + EXPORTED_S
+            while left := {expression for expression in left if not answered(at, expression)}:
+                assert time.monotonic() < until, left
+                exposed(endpoint)
+                time.sleep(1)
+        finally:
+            process.terminate()
+
+
+def answered(prometheus: str, expression: str) -> bool:
+    """Whether Prometheus has values for an expression; one that it cannot read fails."""
+    try:
+        answer = httpx.get(f"http://{prometheus}/api/v1/query", params={"query": expression})
+    except httpx.TransportError:  # not up yet
+        return False
+    assert answer.status_code in (200, 503), answer.text
+    return answer.status_code == 200 and bool(answer.json()["data"]["result"])
 
 
 def test_a_taken_port_is_named(context: Context, tiny_model: Path) -> None:

@@ -11,11 +11,12 @@ from typing import Any
 
 import yaml
 
-from raystill import storage
+from raystill import pipeline, storage
 from raystill.launch import pods, sizes
 from raystill.launch.pods import Doc
 from raystill.launch.sizes import Group, Stage
 from raystill.recipe import Recipe
+from raystill.stages.serve import LATE_S
 
 LONGEST_NAME = 47
 """Characters that KubeRay leaves a RayJob's or RayService's name, whose pods' names go on from there."""
@@ -155,11 +156,16 @@ def _application(recipe: Recipe) -> Doc:
         "max_queued": serve.max_queued,
         "max_body_bytes": serve.max_body_bytes,
         "max_tokens": serve.max_tokens,
+        "timeout_s": serve.timeout_s,
+        "keys_file": serve.keys_file,
+        "allow_origins": serve.allow_origins,
+        "playground": pipeline.playground(recipe, recipe.all_students()),
     }
     application = {"name": "raystill", "route_prefix": "/", "import_path": "raystill.serving.app:build", "args": args}
+    timeout_s = serve.timeout_s + LATE_S
     return {
         "proxy_location": "EveryNode",
-        "http_options": {"host": "0.0.0.0", "port": pods.PORTS["serve"], "request_timeout_s": serve.timeout_s},
+        "http_options": {"host": "0.0.0.0", "port": pods.PORTS["serve"], "request_timeout_s": timeout_s},
         "logging_config": {"enable_access_log": False},
         "applications": [application],
     }

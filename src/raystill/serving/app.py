@@ -1,7 +1,8 @@
 """build: teacher, baseline and students as one Ray Serve application, OpenAI-compatible.
 
 Ray Serve LLM's own ingress and servers do the work; what is unsafe in their defaults is set here: queues are bounded,
-prompts stay out of logs, CORS, /docs and tokenisation routes are gone, and the guard stands before everything.
+prompts stay out of logs, /docs and tokenisation routes are gone, CORS is for pages that the recipe names alone, and the
+guard stands before everything.
 `build` is also the import_path of a RayService: it takes plain values only.
 """
 
@@ -11,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import psutil
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse
+from fastapi.responses import PlainTextResponse
 from ray import serve
 from ray.llm._internal.serve.core.configs.openai_api_models import to_model_metadata
 from ray.llm._internal.serve.core.ingress.ingress import init
@@ -21,12 +22,15 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.llm import LLMConfig, build_llm_deployment
 from ray.serve.llm.deployment import LLMServer
 from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
-from starlette.exceptions import HTTPException
+from starlette.middleware.base import BaseHTTPMiddleware
 
-from raystill import artifacts, engine, memory, staging, storage
+from raystill import artifacts, energy, engine, memory, staging, storage
 from raystill.artifacts import Checkpoint
 from raystill.errors import ResourceError, StorageError
-from raystill.serving.guard import KEY, Guard
+from raystill.serving import keys, metrics, playground
+from raystill.serving.failures import KINDS, in_openais_form
+from raystill.serving.guard import RETRY_AFTER, Bounds, Guard
+from raystill.serving.keys import KEY
 
 ROUTES = {
     "models": lambda app: app.get("/v1/models"),
@@ -36,6 +40,8 @@ ROUTES = {
 }
 CONSTRUCTIONS = 2
 """Attempts to start a replica before the deployment fails: a broken model should say so in a minute, not in twenty."""
+REFUSING = 1024
+"""Requests that the ingress may be refusing at one moment, beside those that it lets in: Ray Serve's own refusal is no JSON."""
 
 
 @dataclass(frozen=True)
@@ -80,16 +86,23 @@ class MeasuredServer(LLMServer):  # type: ignore[misc]
         own = psutil.Process()
         return sum(memory.peak_rss(p.pid) for p in [own, *own.children(recursive=True)])
 
+    async def meters(self) -> dict[str, Any]:
+        """`energy_j`: its machine's counters; `kv_bytes_per_token`: what one cached token takes, None where that is unknown."""
+        asked = self._llm_config
+        cached = memory.kv_bytes_per_token(asked.model_loading_config.model_source, asked.engine_kwargs)
+        return {"energy_j": energy.counters(), "kv_bytes_per_token": cached}
+
 
 def build(args: dict[str, Any]) -> serve.Application:
     """The application.
 
     args: models [{name, engine, folder}] or [{name, engine, url, fingerprint}], on_gpu, cpus, max_ongoing, max_queued,
-    max_body_bytes, max_tokens, and key, None for an open endpoint. A RayService's args lie in its manifest, so they hold no
-    key, which the pods' environment does, and instead of places `runs`, which names them. Raises ResourceError when there is
-    no key where one is needed, StorageError for a model that is gone.
+    max_body_bytes, max_tokens, timeout_s, allow_origins, keys_file, and key, None where only that file's open. A RayService's
+    args lie in its manifest, so they hold no key, which the pods' environment does, and instead of places `runs`, which
+    names them. With `playground`, which is pipeline.playground's, there is a page; it finds the run's artifacts in `made` or,
+    again, `runs`. Raises ResourceError when there is no key where one is needed, StorageError for a model that is gone.
     """
-    if "key" not in args and not os.environ.get(KEY):
+    if "key" not in args and not os.environ.get(KEY) and not args["keys_file"]:
         raise ResourceError(f"this endpoint is open to other machines and has no key; set {KEY} in its pods")
     args = {"key": os.environ.get(KEY), **args}
     models = [Model(**m, **(newest(args["runs"], m["name"]) if "runs" in args else {})) for m in args["models"]]
@@ -99,8 +112,9 @@ def build(args: dict[str, Any]) -> serve.Application:
     ingress = make_fastapi_ingress(OpenAiIngress, endpoint_map=ROUTES, app=app)
     options = {
         "num_replicas": 1,
-        "max_ongoing_requests": args["max_ongoing"] * len(configs) + args["max_queued"],
+        "max_ongoing_requests": _in_flight(args) + REFUSING,
         "max_queued_requests": args["max_queued"],
+        "backpressure_config": {"retry_after_s": float(RETRY_AFTER)},
         "ray_actor_options": {"num_cpus": 0},
     }
     return serve.deployment(ingress, name="ingress", **options).bind(
@@ -117,22 +131,33 @@ def server_handle(model: str, app: str) -> DeploymentHandle:
     return serve.get_deployment_handle(f"{MeasuredServer.__name__}:{model}", app)
 
 
+def _in_flight(args: dict[str, Any]) -> int:
+    """Requests that may run or wait in all models together."""
+    most: int = (args["max_ongoing"] + args["max_queued"]) * len(args["models"])
+    return most
+
+
 def _fastapi(args: dict[str, Any]) -> FastAPI:
-    app: FastAPI = init()  # Ray Serve LLM's own: request ids, OpenAI-shaped errors, metrics
-    app.user_middleware = [m for m in app.user_middleware if m.cls is not CORSMiddleware]
+    app: FastAPI = init()  # Ray Serve LLM's own: request ids, metrics
+    # Its errors hold tracebacks, and its CORS lets every page in.
+    app.user_middleware = [m for m in app.user_middleware if m.cls not in (CORSMiddleware, BaseHTTPMiddleware)]
     app.router.routes = [r for r in app.router.routes if getattr(r, "path", "") not in _DOCS]
-    app.add_middleware(Guard, key=args["key"], max_body_bytes=args["max_body_bytes"], max_tokens=args["max_tokens"])
-
-    app.add_exception_handler(HTTPException, in_openais_form)
+    for kind in (*KINDS, Exception):
+        app.add_exception_handler(kind, in_openais_form)
+    bounds = Bounds(args["max_body_bytes"], args["max_tokens"], args["timeout_s"], _in_flight(args))
+    app.add_middleware(Guard, keys=keys.known(args["key"], args["keys_file"]), bounds=bounds)
+    if args["allow_origins"]:
+        told = ["Authorization", "Content-Type"]
+        app.add_middleware(CORSMiddleware, allow_origins=args["allow_origins"], allow_methods=["*"], allow_headers=told)
+    names, page = [model["name"] for model in args["models"]], args.get("playground")
+    made = json.loads(storage.read(args["runs"])) if "runs" in args else args.get("made", {})
+    prices = playground.prices_of(made, page["machine_hour"], names) if page else {}
+    app.add_middleware(metrics.Counted, models=names, price=prices, currency=page["currency"] if page else "")
     app.get("/health")(health)
+    app.get("/metrics", response_class=PlainTextResponse)(metrics.page)
+    if page:
+        app.include_router(playground.router(page, made, prices, args["max_tokens"]))
     return app
-
-
-def in_openais_form(_request: Request, error: Exception) -> JSONResponse:
-    """FastAPI's own errors, such as an unknown model's 404, as OpenAI's clients read them."""
-    assert isinstance(error, HTTPException)
-    body = {"message": str(error.detail), "type": "invalid_request_error", "code": error.status_code, "param": None}
-    return JSONResponse({"error": body}, error.status_code)
 
 
 def health() -> dict[str, str]:
@@ -147,6 +172,9 @@ def _config(model: Model, args: dict[str, Any]) -> LLMConfig:
     cpu = not args["on_gpu"]
     arguments = engine.arguments(model.source(), model.engine, not cpu)
     del arguments["model"]
+    arguments["override_generation_config"] = {
+        "max_new_tokens": args["max_tokens"], **arguments.get("override_generation_config", {}),
+    }  # fmt: skip
     return LLMConfig(
         model_loading_config={"model_id": model.name, "model_source": model.source()},
         engine_kwargs=arguments,

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 import shlex
 import socket
 import time
@@ -15,12 +16,14 @@ from raystill import engine, recipe, storage
 from raystill.artifacts import COMMIT, Checkpoint
 from raystill.context import Context
 from raystill.errors import Interrupted, RecipeError, ResourceError, StageError
-from raystill.serving.guard import KEY
+from raystill.serving.keys import KEY
 from raystill.session import need, nodes
 
 APP = "raystill"
 POLL_S = 0.2
 """Time between two looks at replicas that start."""
+LATE_S = 5.0
+"""How long after the guard's time limit Ray Serve's own cuts a request: the guard's is told as OpenAI's clients read it."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,13 @@ class Endpoint:
             for name in self.models
         }
 
+    def meters(self, model: str) -> dict[str, Any]:
+        """What the server of a model tells of its machine, see `serving.app`."""
+        from raystill.serving.app import server_handle
+
+        told: dict[str, Any] = server_handle(model, APP).meters.remote().result()
+        return told
+
 
 @contextlib.contextmanager
 def serve(
@@ -50,15 +60,19 @@ def serve(
     *,
     own: Mapping[str, Mapping[str, Any]] = {},
     port: int | None = None,
+    page: Mapping[str, Any] | None = None,
+    made: Mapping[str, str] = {},
 ) -> Iterator[Endpoint]:
     """Host models until the block is left; `port` replaces the recipe's, 0 is a free one.
 
-    `own` holds arguments of single models' servers, which go before serve.engine's.
+    `own` holds arguments of single models' servers, which go before serve.engine's. `page` is what the playground is told,
+    without which there is none, and `made` names the run's artifacts for it.
 
     Raises ResourceError for a taken port or too small a cluster, RecipeError for an open address without a key and
     StageError when a model does not start.
     """
-    key = os.environ.get(KEY)
+    # Our own requests have a key too where a file names those of others, and no limit.
+    key = os.environ.get(KEY) or (secrets.token_hex(24) if config.keys_file else None)
     _refuse_open(config.host, key)
     engine.refuse_owned(config.engine, "serve.engine")
     engine.refuse_unknown(config.engine, "serve.engine")
@@ -83,12 +97,17 @@ def serve(
         "max_queued": config.max_queued,
         "max_body_bytes": config.max_body_bytes,
         "max_tokens": config.max_tokens,
+        "timeout_s": config.timeout_s,
+        "keys_file": config.keys_file,
+        "allow_origins": config.allow_origins,
+        "playground": page and {**page, "votes": _absolute(page["votes"])},
+        "made": {name: _absolute(url) for name, url in made.items()},
     }
     context.progress.start(f"serve {', '.join(models)}", None, "models")
     try:
         ray_serve.start(
             proxy_location="HeadOnly",
-            http_options={"host": config.host, "port": bound, "request_timeout_s": config.timeout_s},
+            http_options={"host": config.host, "port": bound, "request_timeout_s": config.timeout_s + LATE_S},
             logging_config={"enable_access_log": False},
         )
         target = ray_serve.RunTarget(build(args), name=APP, route_prefix="/")
@@ -131,7 +150,7 @@ def usage(endpoint: Endpoint, model: str) -> str:
     )
     return "\n".join(
         [
-            f"serving {', '.join(endpoint.models)} at {endpoint.base_url}/v1 (Ctrl-C stops)",
+            f"serving {', '.join(endpoint.models)} at {endpoint.base_url}/v1 (Ctrl-C stops); playground: {endpoint.base_url}",
             f"curl {endpoint.base_url}/v1/chat/completions{header} -H 'Content-Type: application/json' "
             f"-d {shlex.quote(body)}",
             f"python -c {shlex.quote(python)}",
@@ -149,15 +168,19 @@ def hosted(name: str, model: Checkpoint, asked: Mapping[str, Any], elsewhere: bo
         pinned = {"revision": model.fingerprint, "tokenizer_revision": model.fingerprint}
         return {"name": name, "folder": place, "engine": {**asked, **pinned}}
     folder = model.folder()
-    absolute = str(Path(folder).absolute()) if Path(folder).is_dir() else folder
-    return {"name": name, "folder": absolute, "engine": dict(asked)}
+    return {"name": name, "folder": _absolute(folder) if Path(folder).is_dir() else folder, "engine": dict(asked)}
+
+
+def _absolute(url: str) -> str:
+    """A place as a replica finds it, whose working folder may be another."""
+    return url if storage.is_s3(url) else str(Path(url).absolute())
 
 
 def _refuse_open(host: str, key: str | None) -> None:
     if host not in ("127.0.0.1", "localhost", "::1") and not key:
         raise RecipeError(
             f"serve.host {host} is open to other machines, and no key protects it; set one first: "
-            f"export {KEY}=$(openssl rand -hex 24)"
+            f"export {KEY}=$(openssl rand -hex 24), or name several in serve.keys_file"
         )
 
 
