@@ -113,7 +113,7 @@ def write(folder: Path) -> tuple[str, dict[str, str]]:
 @contextlib.contextmanager
 def three_nodes() -> Iterator[None]:
     """A Ray cluster whose nodes have addresses of their own."""
-    environment = os.environ | {"RAY": str(Path(sys.executable).parent / "ray"), "NODES": str(NODES)}
+    environment = os.environ | {"RAY": str(Path(sys.executable).parent / "ray"), "NODES": str(NODES), "CPUS": "3"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
 
     def script(verb: str) -> str:

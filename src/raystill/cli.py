@@ -253,6 +253,9 @@ def submit(
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Create it although the cluster looks too small or wrong now.")
     ] = False,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="On k8s: create the endpoint of its newest students instead of a run.")
+    ] = False,
     compute: ComputePath = None,
     context: KubeContext = None,
     address: RayAddress = None,
@@ -261,12 +264,15 @@ def submit(
     from raystill.launch import follow, places, submission, submit
 
     places.known(to)
+    if to != "k8s" and (dry_run or serve):
+        raise RecipeError("--dry-run and --serve are for Kubernetes; for a Ray cluster: raystill plan, raystill serve")
     if dry_run:
-        if to != "k8s":
-            raise RecipeError("--dry-run prints Kubernetes' documents; for a Ray cluster, type: raystill plan RECIPE")
         made = submission.dry_run(recipe, compute)
         typer.echo(made.documents, nl=False)
         typer.echo(made.remarks, err=True)
+        return
+    if serve:
+        typer.echo(submit.endpoint(recipe, compute, context))
         return
     if to == "k8s":
         place, name = submit.to_kubernetes(recipe, compute, context, anyway, typer.echo)

@@ -19,6 +19,7 @@ from documents import IMAGE, rendered, values
 from stub_api import TOKEN, Doc, Stub, cluster
 from typer.testing import CliRunner
 
+from raystill import storage
 from raystill.cli import app
 from raystill.errors import Interrupted, RaystillError, RecipeError, ResourceError, StageError
 from raystill.launch import api, drive, follow, kubernetes, places, submit
@@ -400,6 +401,18 @@ def test_anyway_makes_remarks_of_what_looks_wrong(stub: Stub, recipe: str) -> No
 def test_who_may_not_look_at_nodes_and_quotas_may_submit(stub: Stub, recipe: str) -> None:
     stub.forbidden |= {("get", "nodes"), ("get", "resourcequotas"), ("get", "deployments"), ("get", "namespaces")}
     assert "created" in submitted(recipe)[1][-1]
+
+
+def test_an_endpoint_is_created_once_there_is_a_student(stub: Stub, recipe: str, s3: str) -> None:
+    with pytest.raises(StageError, match="'small' has no student yet; type: raystill submit"):
+        submit.endpoint(recipe, None, None)
+    assert nothing_created(stub)
+    storage.put_if_absent(f"{s3}/runs/small.json", b"{}")
+    for _ in range(2):
+        assert "http://small-serve-svc.raystill:8000/v1" in submit.endpoint(recipe, None, None)
+    (service,) = stub.of("rayservices").values()
+    (config,) = stub.of("configmaps")
+    assert config in json.dumps(service["spec"])
 
 
 @crds.needed

@@ -74,7 +74,7 @@ def follow(place: Place, name: str, say: Callable[[str], None], *, log: bool = T
             f"{name}{place.where}"
         ) from None
     if ended and ended.state == "failed":
-        raise StageError(f"'{name}' failed: {ended.why}")
+        raise StageError(f"'{name}' failed: {ended.why}; what it said: raystill logs {name}{place.where}")
 
 
 def so_far(place: Place, name: str) -> Iterator[str]:

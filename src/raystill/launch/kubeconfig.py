@@ -24,6 +24,8 @@ from raystill.errors import ResourceError
 
 Entry = Mapping[str, Any]
 TIMEOUT_S = 30.0
+PAIR = {"client-certificate": "clientCertificateData", "client-key": "clientKeyData"}
+"""A user's keys for a certificate, and what a program's credential calls them."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def _credentials(user: Entry, cluster: Entry, context: str) -> tuple[Entry, Call
     if "exec" in user:
         command = Command(user["exec"], cluster, context)
         status = command.status()
-        pair = {f"{key}-data": _encoded(status.get(name)) for key, name in COMMANDS_PAIR.items()}
+        pair = {f"{key}-data": _encoded(status.get(name)) for key, name in PAIR.items()}
         return {k: v for k, v in pair.items() if v}, command.token if "token" in status else None
     if "auth-provider" in user:
         raise ResourceError(
@@ -129,9 +131,6 @@ def _credentials(user: Entry, cluster: Entry, context: str) -> tuple[Entry, Call
         file = Path(user["tokenFile"])
         return user, lambda: file.read_text(encoding="utf-8").strip()
     return user, (lambda: str(user["token"])) if "token" in user else None
-
-
-COMMANDS_PAIR = {"client-certificate": "clientCertificateData", "client-key": "clientKeyData"}
 
 
 class Command:

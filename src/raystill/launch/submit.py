@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from raystill import recipe_file, storage
-from raystill.errors import Problem
+from raystill.errors import Problem, StageError
 from raystill.launch import readiness
 from raystill.launch.follow import Place
 from raystill.launch.mistakes import local_models
@@ -41,6 +41,29 @@ def to_kubernetes(path: str, compute: str | None, context: str | None, anyway: b
     created = place.create(config, driver)
     say(f"{'created' if created else 'is going'}    {driver['metadata']['name']}")
     return place, recipe.name
+
+
+def endpoint(path: str, compute: str | None, context: str | None) -> str:
+    """Create or change the endpoint of a run's newest students, a RayService; how to ask it.
+
+    Raises RecipeProblems with every mistake, StageError where there is no student yet.
+    """
+    from raystill.launch import kubernetes
+
+    made = submission(path, compute)
+    recipe, (config, service) = made.located.recipe, (made.documents[0], made.documents[-1])
+    if not storage.exists(storage.join(recipe.root, "runs", f"{recipe.name}.json")):
+        raise StageError(f"'{recipe.name}' has no student yet; type: raystill submit {path} --to k8s")
+    place, called = kubernetes.connect(context, recipe.compute.kubernetes.namespace)
+    for dry in (True, False):
+        for doc in (config, service):
+            place.api.apply(doc, dry=dry)
+    space, name = place.namespace, service["metadata"]["name"]
+    return (
+        f"endpoint   {name} in {called}, namespace {space}; see: kubectl -n {space} get rayservice {name}\n"
+        f"ask it at http://{name}-serve-svc.{space}:8000/v1 in the cluster; from here: kubectl -n {space} port-forward "
+        f"service/{name}-serve-svc 8000"
+    )
 
 
 def to_ray(path: str, compute: str | None, address: str | None, say: Say) -> tuple[Place, str]:
