@@ -111,8 +111,8 @@ def write(folder: Path) -> tuple[str, dict[str, str]]:
 
 
 @contextlib.contextmanager
-def three_nodes() -> Iterator[None]:
-    """A Ray cluster whose nodes have addresses of their own."""
+def three_nodes() -> Iterator[Callable[[], str]]:
+    """A Ray cluster whose nodes have addresses of their own; what brings back those that are gone."""
     environment = os.environ | {"RAY": str(Path(sys.executable).parent / "ray"), "NODES": str(NODES), "CPUS": "3"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
 
@@ -125,8 +125,7 @@ def three_nodes() -> Iterator[None]:
     try:
         exports = script("start").splitlines()[0].removeprefix("export ").split()
         os.environ.update(each.split("=", 1) for each in exports)
-        Nemesis.bring_back = staticmethod(lambda: script("start"))
-        yield
+        yield lambda: script("start")
     finally:
         script("stop")
 
@@ -134,10 +133,8 @@ def three_nodes() -> Iterator[None]:
 class Nemesis:
     """Watches a run from outside and kills: a node's processes, later one train worker."""
 
-    bring_back: Callable[[], Any]
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, bring_back: Callable[[], str]) -> None:
+        self.root, self.bring_back = root, bring_back
         self.killed_at, self.train_nodes = 0.0, 0
         self.worker_killed = False
         self.over = threading.Event()
@@ -192,9 +189,9 @@ def nodes() -> dict[str, Any]:
 
     from raystill.launch import follow, submit
 
-    with tempfile.TemporaryDirectory(prefix="bench-cluster-", dir="/var/tmp") as name, three_nodes():
+    with tempfile.TemporaryDirectory(prefix="bench-cluster-", dir="/var/tmp") as name, three_nodes() as bring_back:
         recipe, asked = write(Path(name))
-        nemesis = Nemesis(Path(name) / "root")
+        nemesis = Nemesis(Path(name) / "root", bring_back)
         thread = threading.Thread(target=nemesis.run, daemon=True)
         started = time.perf_counter()
         place, run = submit.to_ray(recipe, None, DASHBOARD, print)

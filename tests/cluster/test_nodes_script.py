@@ -43,4 +43,4 @@ def test_without_root_it_says_so() -> None:
     if subprocess.run([*user, "true"], capture_output=True).returncode:
         pytest.skip("setpriv cannot give up root here")
     done = subprocess.run([*user, "bash", "-s", "start"], stdin=SCRIPT.open(), capture_output=True, text=True)
-    assert done.returncode == 1 and "needs root; type: sudo -E" in done.stderr
+    assert done.returncode == 1 and "namespaces need root; type: sudo -E" in done.stderr

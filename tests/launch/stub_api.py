@@ -261,7 +261,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         assert self.headers["Content-Type"] == "application/apply-patch+yaml" and query["fieldManager"]
         with self.server.lock:
             there = self.server.objects.get(path)
-            fixed = "spec" if body["kind"] == "Job" else "data"
+            fixed = {"Job": "spec", "ConfigMap": "data"}.get(body["kind"], "kind")
             if there and there[fixed] != body[fixed]:
                 self.refuse(422, f"{fixed}: field is immutable")
                 return

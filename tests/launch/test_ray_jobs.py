@@ -115,4 +115,6 @@ def test_what_only_this_folder_has_is_refused(tmp_path: Path, monkeypatch: pytes
     )
     with pytest.raises(RecipeProblems) as raised:
         submit.to_ray(str(recipe), None, "http://127.0.0.1:1", print)
-    assert "root runs is relative" in str(raised.value) and "s3://BUCKET/model" in str(raised.value)
+    assert "runs is relative to a folder of this machine" in str(raised.value) and "s3://BUCKET/model" in str(
+        raised.value
+    )

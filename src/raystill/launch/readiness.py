@@ -98,13 +98,19 @@ def _kuberay(api: Api, located: Located, documents: list[Doc]) -> Iterator[Probl
         if unknown:
             what = f"the cluster's KubeRay is too old: it does not know {', '.join(sorted(unknown))}"
             yield Problem(located.where(*AT), what, UPGRADE)
-    labelled = {"labelSelector": "app.kubernetes.io/name=kuberay-operator"}
-    operators = api.ask("GET", "/apis/apps/v1/deployments", 403, params=labelled)
-    for operator in operators.json().get("items", []) if operators.status_code == 200 else []:
+    labelled = "app.kubernetes.io/name=kuberay-operator"
+    for operator in _shown(api, "/apis/apps/v1/deployments", labelSelector=labelled):
         image = operator["spec"]["template"]["spec"]["containers"][0]["image"]
         version = re.search(r":v?(\d+)\.(\d+)", image)
         if version and (int(version[1]), int(version[2])) < OLDEST:
             yield Problem(located.where(*AT), f"the cluster's KubeRay operator is {image}, and 1.7 is needed", UPGRADE)
+
+
+def _shown(api: Api, url: str, **selectors: str) -> list[Doc]:
+    """Objects of a kind; none where this user may not look."""
+    answer = api.ask("GET", url, 403, params=selectors)
+    items: list[Doc] = answer.json().get("items", [])
+    return items
 
 
 def _unknown(schema: Mapping[str, Any], value: Any, at: str) -> Iterator[str]:
@@ -118,30 +124,26 @@ def _unknown(schema: Mapping[str, Any], value: Any, at: str) -> Iterator[str]:
     for key, part in value.items():
         if key in known:
             yield from _unknown(known[key], part, f"{at}.{key}")
-        elif at not in ("RayJob.metadata", "RayService.metadata"):
+        else:
             yield f"{at}.{key}"
 
 
 def _quota(api: Api, located: Located, space: str, documents: list[Doc]) -> Iterator[Problem]:
     """Stages come one after another, each beside the driver. Quotas for some pods only are not looked at."""
-    answer = api.ask("GET", f"/api/v1/namespaces/{space}/resourcequotas", 403)
-    quotas = answer.json()["items"] if answer.status_code == 200 else []
     driver = next(takes(doc) for doc in documents if doc["kind"] == "Job")
-    for quota in quotas:
-        spec = quota["spec"]
-        if spec.get("scopes") or spec.get("scopeSelector"):
+    stages = {d["metadata"]["labels"]["raystill.io/stage"]: takes(d) for d in documents if d["kind"] == "RayJob"}
+    where = located.where(*AT, "namespace")
+    for quota in _shown(api, f"/api/v1/namespaces/{space}/resourcequotas"):
+        if quota["spec"].get("scopes") or quota["spec"].get("scopeSelector"):
             continue
-        for key, hard in spec.get("hard", {}).items():
-            name = key.removeprefix("requests.").removeprefix("limits.")
-            for doc in documents:
-                if doc["kind"] != "RayJob":
-                    continue
-                needed = takes(doc).get(name, 0) + driver.get(name, 0)
+        for key, hard in quota["spec"].get("hard", {}).items():
+            resource = key.removeprefix("requests.").removeprefix("limits.")
+            for stage, taken in stages.items():
+                needed = taken.get(resource, 0) + driver.get(resource, 0)
                 if needed > quantity(hard):
-                    about = located.where(*AT, "namespace")
-                    stage = doc["metadata"]["labels"]["raystill.io/stage"]
+                    what = f"{stage} takes {needed:g} of {key}, and quota allows {hard} in {space}"
                     fix = f"kubectl -n {space} edit resourcequota {quota['metadata']['name']}, or ask for less in 'compute'"
-                    yield Problem(about, f"{stage} takes {needed:g} of {key}, and quota allows {hard} in {space}", fix)
+                    yield Problem(where, what, fix)
 
 
 def takes(doc: Doc) -> dict[str, float]:
@@ -172,8 +174,7 @@ def _templates(spec: Doc) -> Iterator[tuple[Doc, int]]:
 
 def _gpus(api: Api, located: Located, documents: list[Doc]) -> Iterator[Problem]:
     """Whether nodes with the labels that the workers want are there now."""
-    answer = api.ask("GET", "/api/v1/nodes", 403)
-    nodes = [node["metadata"].get("labels", {}) for node in answer.json()["items"]] if answer.status_code == 200 else []
+    nodes = [node["metadata"].get("labels", {}) for node in _shown(api, "/api/v1/nodes")]
     wanted = {
         tuple(sorted(template["spec"]["nodeSelector"].items()))
         for doc in documents
