@@ -16,6 +16,7 @@ from raystill import filters, losses, placement, plugins, recipe_file, sources, 
 from raystill.artifacts import Artifact, Checkpoint, Outcome, Table
 from raystill.context import Context, Progress
 from raystill.errors import RecipeError
+from raystill.meter import metered
 from raystill.models import UNRESOLVED, resolve
 from raystill.provenance import hardware
 from raystill.recipe import (
@@ -88,14 +89,31 @@ def run(
     """
     recipe = recipe_file.load(path, compute).recipe
     storage.probe(recipe.root)
-    with ray_session(recipe.compute) as ensure_ray, tempfile.TemporaryDirectory(prefix="raystill-") as scratch:
-        do = Runner(recipe, progress, stopping, ensure_ray, Path(scratch), only, retry_rejected, elsewhere)
+    with (
+        ray_session(recipe.compute) as ensure_ray,
+        tempfile.TemporaryDirectory(prefix="raystill-") as scratch,
+        metered(recipe, stopping) as meter,
+    ):
+        do = Runner(recipe, progress, stopping, ensure_ray, Path(scratch), only, retry_rejected, elsewhere, meter)
         try:
             made = compare(recipe, learn(recipe, do), do)
         except StageDone:
             return None
     point(recipe, made)
     return report.report(recipe, made)
+
+
+def measure(recipe: Recipe, name: str, model: Checkpoint, progress: Progress, stopping: threading.Event) -> Line:
+    """One finished model's answers and load on the recipe's held-out rows; what it has said before is reused."""
+    with (
+        ray_session(recipe.compute) as ensure_ray,
+        tempfile.TemporaryDirectory(prefix="raystill-") as scratch,
+        metered(recipe, stopping) as meter,
+    ):
+        do = Runner(recipe, progress, stopping, ensure_ray, Path(scratch), meter=meter)
+        made = Line(do(prepared(recipe, do)), {}, Table("", ""), {name: model})
+        serve_and_ask(recipe, [name], made, do)
+    return made
 
 
 def taught(recipe: Recipe, do: Do) -> Line:
@@ -143,7 +161,7 @@ def on_policy(recipe: Recipe, name: str, student: Student, number: int, made: Li
 def compare(recipe: Recipe, made: Line, do: Do) -> Line:
     """The line with every model's answers and load, asked over HTTP."""
     if recipe.teacher.kind == "endpoint":
-        made.answers["teacher"] = do(answered_paid(recipe, made))
+        made.answers["teacher"] = do(answered_paid(recipe, made, do.machines_usd))
     for group in [list(made.models)] if recipe.evaluate.together else [[name] for name in made.models]:
         serve_and_ask(recipe, group, made, do)
     return made
@@ -200,14 +218,14 @@ def asked_all(recipe: Recipe, prompts: Table, weights: Mapping[str, Checkpoint |
     asked = prompts
     for name, teacher in recipe.all_teachers().items():
         asked = route_to(recipe, name, prompts if isinstance(recipe.route, ByColumn) else asked, generations, do)
-        left = left_of(recipe, generations)
+        left = left_of(recipe, generations, do.machines_usd)
         generations[name] = generations_of(name, teacher, weights[name], asked, left, do)
     return generations
 
 
-def left_of(recipe: Recipe, generations: Mapping[str, Table]) -> float | None:
-    """What these answers leave of the budget, in US dollars; None where there is none."""
-    spent = sum(table.counts.get("cost", 0.0) for table in generations.values())
+def left_of(recipe: Recipe, generations: Mapping[str, Table], machines_usd: float) -> float | None:
+    """What these answers and machines leave of the budget, in US dollars; None where there is none."""
+    spent = machines_usd + sum(table.counts.get("cost", 0.0) for table in generations.values())
     return None if recipe.budget.usd is None else max(0.0, recipe.budget.usd - spent)
 
 
@@ -499,10 +517,10 @@ def answered(recipe: Recipe, name: str, made: Line, endpoint: Serving) -> Step[T
     )
 
 
-def answered_paid(recipe: Recipe, made: Line) -> Step[Table]:
+def answered_paid(recipe: Recipe, made: Line, machines_usd: float = 0.0) -> Step[Table]:
     """What a teacher behind a URL says to the held-out prompts, of what generate has left of the budget."""
     config, teacher = recipe.evaluate, recipe.teacher
-    left = left_of(recipe, made.generations)
+    left = left_of(recipe, made.generations, machines_usd)
     return Step(
         label="answer teacher",
         stage="answer",
