@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ JOBS = Path(__file__).parents[1] / "jobs"
 def estimate(folder: Path, base: str = "support-deepseek-phi4", **changes: Any) -> Estimate:
     values = yaml.safe_load((JOBS / f"{base}.yaml").read_text()) | changes
     path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(values))
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
     made = planning.plan(str(path))
     assert not made.problems
     found = costs.estimate(made)
@@ -73,7 +75,8 @@ def test_replicas_share_the_work(tmp_path: Path) -> None:
     compute = values["compute"] | {"generate": {"replicas": [1, 4], "tensor_parallel": 8}}
     one, four = (by_stage(estimate(tmp_path, **c))["generate"] for c in ({}, {"compute": compute}))
     assert four.devices == 4 * one.devices
-    assert four.hours.likely < 0.5 * one.hours.likely
+    start = (costs.START_S[True] + 671e9 / costs.LOADED) / 3600
+    assert one.hours.likely - start == pytest.approx(4 * (four.hours.likely - start), rel=0.01)
 
 
 def test_an_endpoint_costs_its_price_at_its_pace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,19 +131,23 @@ def test_what_was_measured_replaces_what_was_assumed(tmp_path: Path) -> None:
 
 def test_what_is_done_costs_nothing_more(tmp_path: Path) -> None:
     made = planning.plan(str(JOBS / "support-deepseek-phi4.yaml"))
-    done = [planning.Planned(s.label, s.fingerprint, "done", s.note, s.url) for s in made.steps]
+    left = ("prepare", "curate")
+    done = [replace(step, state="to do" if step.label in left else "done") for step in made.steps]
     assert costs.estimate(planning.Plan(made.recipe, done, [])) is None
 
 
 @pytest.mark.parametrize("job", ["support-deepseek-phi4", "math-llama405b-llama8b"])
-def test_a_plan_takes_under_half_a_second_of_cpu_and_loads_nothing_heavy(job: str) -> None:
+def test_a_plan_takes_under_half_a_second_of_cpu_and_loads_nothing_heavy(job: str, tmp_path: Path) -> None:
     code = (
         "import sys, time; from raystill import costs, planning, printed; "
         f"printed.estimate(costs.estimate(planning.plan({str(JOBS / job) + '.yaml'!r}))); "
         "heavy = {'torch', 'ray', 'vllm', 'deepspeed', 'transformers', 'datasets'} & set(sys.modules); "
         "assert not heavy, heavy; print(time.process_time())"
     )
-    took = [
-        float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout) for _ in range(3)
-    ]
+    # The first one compiles raystill's own files, as an installation does.
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | {
+        "PYTHONPYCACHEPREFIX": str(tmp_path)
+    }
+    done = [subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=kept) for _ in range(4)]
+    took = [float(each.stdout) for each in done]
     assert min(took) < 0.5

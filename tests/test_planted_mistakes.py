@@ -76,7 +76,7 @@ def sound(tiny_model: Path, tmp_path: Path, server: Server, monkeypatch: pytest.
 def another_tokenizer(sound: Sound) -> None:
     shutil.rmtree(sound.teacher)
     build_tiny_model(sound.teacher, vocabulary=330)
-    sound.values |= {"train": {"max_length": 64, "teacher": "live", "loss": {"kind": "forward_kl"}}}
+    sound.values.update({"train": {"max_length": 64, "teacher": "live", "loss": {"kind": "forward_kl"}}})
 
 
 def an_end_that_is_no_token(sound: Sound) -> None:
@@ -157,7 +157,7 @@ def a_gpu_that_is_none(sound: Sound) -> None:
 @pytest.mark.parametrize(
     ("plant", "says", "fix"),
     [
-        (another_tokenizer, "has another tokenizer", "teacher: stored"),
+        (another_tokenizer, "has another tokenizer", "{teacher: stored}"),
         (an_end_that_is_no_token, "no token of the tokenizer", "write {{ eos_token }}"),
         (no_generation_prompt, "no generation prompt", "{% if add_generation_prompt %}"),
         (engines_that_never_stop, "engines stop at", '"eos_token_id": '),

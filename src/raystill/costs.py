@@ -282,8 +282,10 @@ def comparing(ground: Ground) -> Iterator[Cost]:
         if shape is None or not shape.parameters:
             continue
         engine = engine_of(ground, teacher, shape)
-        loads = [(c, recipe.evaluate.load_requests + c) for c in asked.load]
-        parts = {f"answer {name}": [(asked.concurrency, rows)], f"measure {name}": loads}
+        parts: dict[str, list[tuple[int, float]]] = {
+            f"answer {name}": [(asked.concurrency, rows)],
+            f"measure {name}": [(c, recipe.evaluate.load_requests + c) for c in asked.load],
+        }
         for label in parts.keys() & ground.to_do:
             devices = max(devices, engine.devices)
             count = sum(n for _, n in parts[label])
@@ -348,15 +350,13 @@ def choices(ground: Ground, found: Sequence[Cost]) -> Iterator[str]:
     recipe, wide = ground.recipe, ground.recipe.compute.generate
     if not ground.place.device.gpu or ground.sample:
         return
-    hours, nodes = (
-        sum(part) for part in zip(*((c.hours.likely, _node_hours(c, ground.place)) for c in found), strict=True)
-    )
+    hours, nodes = _sums(found, ground.place)
     for kind in KINDS:
         if kind == ground.place.device.name:
             continue
         other = replace(ground, place=of_kind(kind))
         then = list(costs(other))
-        then_hours, then_nodes = sum(c.hours.likely for c in then), sum(_node_hours(c, other.place) for c in then)
+        then_hours, then_nodes = _sums(then, other.place)
         most = max(c.devices for c in then)
         if then_hours < 2 * hours and most <= 2 * other.place.per_node:
             price = f" ({nodes / then_nodes * recipe.prices.machine_hour:.0f} {recipe.prices.currency})"
@@ -383,8 +383,10 @@ def _beside(ground: Ground) -> set[str]:
     return {label for label in ground.to_do if label.split()[0] in ("prepare", "route", "curate", "mix", "initialize")}
 
 
-def _node_hours(cost: Cost, at: Place) -> float:
-    return cost.hours.likely * cost.devices / at.per_node
+def _sums(found: Sequence[Cost], at: Place) -> tuple[float, float]:
+    """Hours of all stages, and of the nodes that they hold."""
+    hours = [cost.hours.likely for cost in found]
+    return sum(hours), sum(h * cost.devices / at.per_node for h, cost in zip(hours, found, strict=True))
 
 
 def _compared(recipe: Recipe) -> Iterator[tuple[str, Teacher, Shape | None]]:

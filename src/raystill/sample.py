@@ -150,9 +150,10 @@ def _token_s(model: Table) -> float:
     path = next(f.path for f in model.manifest.files if f.path.endswith("curve.jsonl"))
     rows = [json.loads(line) for line in model.read(path).decode().splitlines()]
     pairs = list(itertools.pairwise(rows)) or [({"elapsed_s": 0, "tokens": 0}, rows[0])]
-    return statistics.median(
+    each: list[float] = [
         (now["elapsed_s"] - before["elapsed_s"]) / (now["tokens"] - before["tokens"]) for before, now in pairs
-    )
+    ]
+    return statistics.median(each)
 
 
 def _between(manifests: Sequence[Manifest]) -> float:

@@ -55,8 +55,10 @@ class Do(Protocol):
     root: str
     offline: bool
     retry_rejected: bool
-    machines_usd: float
-    """What machines have cost so far."""
+
+    @property
+    def machines_usd(self) -> float:
+        """What machines have cost so far."""
 
     def __call__(self, step: Step[A]) -> A:
         """The step's artifact."""
