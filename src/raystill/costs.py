@@ -175,10 +175,10 @@ def costs(ground: Ground) -> Iterator[Cost]:
                 yield from scoring(ground, f"score {label}", rows.likely)
                 yield from learning(ground, f"train {label}", student, recipe.train_in_rounds(student))
     yield from comparing(ground)
-    yield from beside(ground)
+    yield from between(ground)
 
 
-def beside(ground: Ground) -> Iterator[Cost]:
+def between(ground: Ground) -> Iterator[Cost]:
     """What a sample took that no stage above counts: rows that are read and sifted, Ray's start, engines that end."""
     if ground.sample:
         took = [took.fixed_s for label, took in ground.sample.steps.items() if label in _beside(ground)]
@@ -236,12 +236,9 @@ def scoring(ground: Ground, label: str, rows: float) -> Iterator[Cost]:
     shape = origins.of_teacher(ground.recipe.teacher).shape
     if shape is None or not shape.parameters:
         return
-    engine, (_, most) = (
-        engine_of(ground, ground.recipe.teacher, shape),
-        placement.replicas(ground.recipe.compute.generate),
-    )
+    engine, took = engine_of(ground, ground.recipe.teacher, shape), ground.took(label)
+    replicas = placement.replicas(ground.recipe.compute.generate)[1] if ground.place.device.gpu else 1
     tokens = ground.answer.plus(ground.prompt).times(rows)
-    took, replicas = ground.took(label), most if ground.place.device.gpu else 1
     seconds = Span.exact(took.fixed_s if took else _start(engine))
     seconds += tokens.times(engine.token_s / replicas).within(ground.off)
     yield ground.priced(label, engine.devices * replicas, tokens, seconds, "a forward pass; " + _holds(engine))
