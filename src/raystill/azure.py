@@ -11,18 +11,18 @@ docs/azure.md has each call beside Azure's, and what differs.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
-from raystill import background, planning, storage
+from raystill import planning, storage
+from raystill.background import Background
 from raystill.distillation_job import MODELS, DistillationJob, alias, over, slug
 from raystill.errors import RecipeError, StageError
-from raystill.models import UNRESOLVED
 from raystill.recipe_file import RecipeProblems
 
 CONFIG = "raystill.yaml"
-JOBS = "jobs"
+JOBS, RECIPE, CANCELED = "jobs", "recipe.yaml", "canceled"
 KINDS = {"distilled": "student", "baseline": "baseline", "teacher": "teacher"}
 """What follows a student's name, and the model that it means."""
 METRICS = {"bleu_score": "bleu", "inference_time": "seconds_per_answer"}
@@ -51,11 +51,21 @@ class Results(dict[str, float]):
         raise RecipeError(f"there is no metric '{name}' here; there are {', '.join(self)}{why}")
 
 
+class Runs(Protocol):
+    """Where jobs run: this machine, or a cluster. Each is known by its recipe's file."""
+
+    def start(self, recipe: Path) -> None: ...
+    def state(self, recipe: Path) -> str: ...
+    def follow(self, recipe: Path, say: Callable[[str], None]) -> None: ...
+    def cancel(self, recipe: Path) -> None: ...
+
+
 @dataclass(frozen=True)
 class Client:
     """Jobs and models of one root. `defaults` are keys of every job's recipe: root, compute, prices, train …"""
 
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    runs: Runs = field(default_factory=Background)
 
     @classmethod
     def from_config(cls, path: str = CONFIG) -> "Client":
@@ -99,45 +109,51 @@ class Jobs:
 
         Raises RecipeProblems with every mistake, RecipeError while the same name runs with another recipe.
         """
-        folder = self.client.folder / job.name
-        path, text = folder / background.RECIPE, yaml.safe_dump(job.recipe(self.client.defaults), sort_keys=False)
-        if background.running(folder) and path.read_text(encoding="utf-8") != text:
+        runs, path = self.client.runs, self.client.folder / job.name / RECIPE
+        text = yaml.safe_dump(job.recipe(self.client.defaults), sort_keys=False)
+        if path.is_file() and path.read_text(encoding="utf-8") != text and runs.state(path) == "Running":
             raise RecipeError(f"{job.name} runs already with another recipe; cancel it, or give this job another name")
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         if found := planning.plan(str(path)).problems:
             raise RecipeProblems(found)
-        background.start(folder)
+        path.with_name(CANCELED).unlink(missing_ok=True)
+        runs.start(path)
         return self.get(job.name)
 
     def get(self, name: str) -> Job:
         """A job as it is now. Raises RecipeError for one that is not known."""
-        path = self._folder(name) / background.RECIPE
-        return Job(name, background.state(path.parent, lambda: _done(str(path))), str(path))
+        path = self._recipe(name)
+        status = self.client.runs.state(path)
+        if path.with_name(CANCELED).exists() and status != "Completed":
+            status = "CancelRequested" if status == "Running" else "Canceled"
+        return Job(name, status, str(path))
 
     def list(self) -> list[Job]:
         """All jobs, the newest last."""
-        noted = sorted(self.client.folder.glob(f"*/{background.RECIPE}"), key=lambda path: path.stat().st_mtime)
+        noted = sorted(self.client.folder.glob(f"*/{RECIPE}"), key=lambda path: path.stat().st_mtime)
         return [self.get(path.parent.name) for path in noted]
 
     def stream(self, name: str, say: Callable[[str], None] = print) -> None:
         """Tell what a job says until it ends. Raises StageError when it did not complete."""
-        folder = self._folder(name)
-        background.follow(folder, say)
+        path = self._recipe(name)
+        self.client.runs.follow(path, say)
         if (status := self.get(name).status) != "Completed":
-            raise StageError(f"job {name} is {status}; its log is {folder / background.LOG}")
+            raise StageError(f"job {name} is {status}; its recipe and log are in {path.parent}")
 
     def cancel(self, name: str) -> Job:
         """Ask a job to stop; what is finished stays, and create_or_update goes on from there."""
-        background.cancel(self._folder(name))
+        path = self._recipe(name)
+        path.with_name(CANCELED).touch()
+        self.client.runs.cancel(path)
         return self.get(name)
 
-    def _folder(self, name: str) -> Path:
-        folder = self.client.folder / name
-        if not (folder / background.RECIPE).is_file():
-            there = sorted(path.parent.name for path in self.client.folder.glob(f"*/{background.RECIPE}"))
+    def _recipe(self, name: str) -> Path:
+        path = self.client.folder / name / RECIPE
+        if not path.is_file():
+            there = sorted(found.parent.name for found in self.client.folder.glob(f"*/{RECIPE}"))
             raise RecipeError(f"there is no job '{name}'; there are: {', '.join(there) or 'none'}")
-        return folder
+        return path
 
 
 @dataclass(frozen=True)
@@ -183,12 +199,3 @@ def _student(job: Job) -> list[str]:
     """The short names of a job's student: its aliases, and the last part of its folder or hub id."""
     model = yaml.safe_load(Path(job.recipe).read_text(encoding="utf-8"))["student"]["model"]
     return [*(slug(short) for short, known in MODELS.items() if known == model), slug(alias(model))]
-
-
-def _done(path: str) -> bool:
-    """Whether nothing is left to do; what lies in a store, which a plan does not ask, counts as made by a run to its end."""
-    made = planning.plan(path)
-    if made.recipe is None or made.problems:
-        return False
-    ran = storage.exists(storage.join(made.recipe.root, "runs", f"{made.recipe.name}.json"))
-    return ran and all(step.state in ("done", UNRESOLVED) for step in made.steps)
