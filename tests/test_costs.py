@@ -101,6 +101,16 @@ def test_a_cascades_second_teacher_is_asked_what_nobody_knows(tmp_path: Path, mo
     assert found["generate api"].tokens.high > found["generate api"].tokens.likely
 
 
+def test_scores_and_rounds_are_stages_of_their_own(tmp_path: Path) -> None:
+    pair = {"teacher": {"model": "Qwen/Qwen3-8B"}, "student": {"model": "Qwen/Qwen3-0.6B"}}
+    soft = {"score": {"k": 50}, "train": {"loss": {"kind": "reverse_kl"}, "epochs": 1}, "rounds": 2}
+    found = by_stage(estimate(tmp_path, **pair, **soft, compute={"kubernetes": {"gpu": "h100"}}))
+    rounds = [f"{stage} student round {n}" for n in (1, 2) for stage in ("generate", "score", "train")]
+    assert list(found) == ["generate", "score", "train student", *rounds, "evaluate"]
+    assert found["score"].tokens == found["generate"].tokens
+    assert found["generate student round 1"].hours.likely < found["generate"].hours.likely
+
+
 def test_a_model_of_unknown_size_is_said_and_not_guessed(tmp_path: Path) -> None:
     found = estimate(tmp_path, teacher={"model": "someone/unknown"})
     assert "generate" not in by_stage(found)
