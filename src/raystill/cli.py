@@ -24,6 +24,13 @@ app = typer.Typer(
 
 RecipePath = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe file (YAML).")]
 ComputePath = Annotated[str | None, typer.Option("--compute", help="File whose map replaces the recipe's 'compute'.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, or its recipe file.")]
+Where = Annotated[str, typer.Option("--to", help="Where it was submitted to: k8s or ray.")]
+Namespace = Annotated[
+    str | None, typer.Option("--namespace", help="Of Kubernetes; by default the recipe's, or raystill.")
+]
+KubeContext = Annotated[str | None, typer.Option("--context", help="Of the kubeconfig; by default its current one.")]
+RayAddress = Annotated[str | None, typer.Option("--address", help="A Ray cluster's dashboard, http://HEAD:8265.")]
 
 
 def main() -> None:
@@ -123,11 +130,77 @@ def tune(
 
 
 @app.command()
-def status(recipe: RecipePath) -> None:
-    """Show every step: done, partial or to do."""
-    from raystill import planning, printed
+def status(
+    run: RunName,
+    to: Annotated[str | None, typer.Option("--to", help="A run on k8s or ray, instead of a recipe's steps.")] = None,
+    compute: ComputePath = None,
+    namespace: Namespace = None,
+    context: KubeContext = None,
+    address: RayAddress = None,
+) -> None:
+    """Show every step of a recipe: done, partial or to do. Of a run that was submitted, how far it is."""
+    from raystill.launch import follow, places
 
-    typer.echo(printed.steps(planning.plan(recipe)))
+    if to is None and places.is_recipe(run):
+        from raystill import planning, printed
+
+        typer.echo(printed.steps(planning.plan(run, compute)))
+        return
+    place, name = places.find(run, to or "k8s", compute, namespace, context, address)
+    typer.echo(follow.status(place, name))
+
+
+@app.command()
+def logs(
+    run: RunName,
+    going_on: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run ends.")] = False,
+    to: Where = "k8s",
+    compute: ComputePath = None,
+    namespace: Namespace = None,
+    context: KubeContext = None,
+    address: RayAddress = None,
+) -> None:
+    """Print what a run that was submitted says. Ctrl-C leaves it going."""
+    from raystill.launch import follow, places
+
+    place, name = places.find(run, to, compute, namespace, context, address)
+    if going_on:
+        follow.follow(place, name, typer.echo)
+        return
+    for line in follow.so_far(place, name):
+        typer.echo(line)
+
+
+@app.command()
+def wait(
+    run: RunName,
+    to: Where = "k8s",
+    compute: ComputePath = None,
+    namespace: Namespace = None,
+    context: KubeContext = None,
+    address: RayAddress = None,
+) -> None:
+    """Wait in silence until a run that was submitted ends; exit code 1 when it failed."""
+    from raystill.launch import follow, places
+
+    place, name = places.find(run, to, compute, namespace, context, address)
+    follow.follow(place, name, typer.echo, log=False)
+
+
+@app.command()
+def cancel(
+    run: RunName,
+    to: Where = "k8s",
+    compute: ComputePath = None,
+    namespace: Namespace = None,
+    context: KubeContext = None,
+    address: RayAddress = None,
+) -> None:
+    """End a run that was submitted. What it has committed stays."""
+    from raystill.launch import places
+
+    place, name = places.find(run, to, compute, namespace, context, address)
+    typer.echo(place.cancel(name))
 
 
 @app.command()
@@ -185,21 +258,41 @@ def report(recipe: RecipePath) -> None:
 @app.command()
 def submit(
     recipe: RecipePath,
-    to: Annotated[str, typer.Option("--to", help="Where: k8s.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the documents and touch nothing.")] = False,
+    to: Annotated[str, typer.Option("--to", help="Where: k8s (KubeRay), or ray (a Ray cluster that is there).")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print k8s' documents and touch nothing.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Leave once it is created.")] = False,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Create it although the cluster looks too small or wrong now.")
+    ] = False,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="On k8s: create the endpoint of its newest students instead of a run.")
+    ] = False,
     compute: ComputePath = None,
+    context: KubeContext = None,
+    address: RayAddress = None,
 ) -> None:
-    """Print what a run asks of a Kubernetes cluster: YAML documents on standard output, remarks on standard error."""
-    if to != "k8s" or not dry_run:
-        raise RecipeError(
-            "submit can print what a Kubernetes cluster would be asked for, and no more yet; type: "
-            f"raystill submit {recipe} --to k8s --dry-run"
-        )
-    from raystill.launch import submission
+    """Run a recipe on a cluster and follow it; Ctrl-C leaves it going. Submitted again it is found, or goes on."""
+    from raystill.launch import follow, places, submission, submit
 
-    made = submission.dry_run(recipe, compute)
-    typer.echo(made.documents, nl=False)
-    typer.echo(made.remarks, err=True)
+    places.known(to)
+    if to != "k8s" and (dry_run or serve):
+        raise RecipeError("--dry-run and --serve are for Kubernetes; for a Ray cluster: raystill plan, raystill serve")
+    if dry_run:
+        made = submission.dry_run(recipe, compute)
+        typer.echo(made.documents, nl=False)
+        typer.echo(made.remarks, err=True)
+        return
+    if serve:
+        typer.echo(submit.endpoint(recipe, compute, context))
+        return
+    if to == "k8s":
+        place, name = submit.to_kubernetes(recipe, compute, context, anyway, typer.echo)
+    else:
+        place, name = submit.to_ray(recipe, compute, address, typer.echo)
+    if detach:
+        typer.echo(f"follow it: raystill logs {name} -f{place.where}")
+        return
+    follow.follow(place, name, typer.echo)
 
 
 @app.command(hidden=True)

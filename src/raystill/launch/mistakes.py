@@ -40,10 +40,8 @@ def _root(located: Located) -> Iterator[Problem]:
 def _models(located: Located) -> Iterator[Problem]:
     """Models and keys that lie on this machine. Data is small enough to be uploaded, these are not."""
     recipe = located.recipe
-    named: list[tuple[Loc, str | None]] = []
     for name, teacher in recipe.all_teachers().items():
         loc: Loc = ("teachers", name) if recipe.teachers else ("teacher",)
-        named.append(((*loc, "model"), teacher.model))
         if teacher.recipe:
             yield Problem(
                 located.where(*loc, "recipe"),
@@ -57,17 +55,29 @@ def _models(located: Located) -> Iterator[Problem]:
                 f"{teacher.endpoint.key_file} is a file of this machine",
                 "key_env: ENDPOINT_KEY, and compute.kubernetes.secrets: {ENDPOINT_KEY: SECRET/KEY}",
             )
+    for loc, model in local_models(located):
+        yield Problem(
+            located.where(*loc),
+            f"{model} is a folder of this machine, and no pod sees it",
+            f"aws s3 cp --recursive {model} {recipe.root.rstrip('/')}/models/…, and that address here",
+        )
+
+
+def local_models(located: Located) -> list[tuple[Loc, str]]:
+    """Models that are folders of this machine, and where the recipe names them."""
+    recipe = located.recipe
+    named: list[tuple[Loc, str | None]] = []
+    for name, teacher in recipe.all_teachers().items():
+        named.append((("teachers", name, "model") if recipe.teachers else ("teacher", "model"), teacher.model))
     for name, student in recipe.all_students().items():
-        loc = ("student",) if recipe.student else ("students", name)
+        loc: Loc = ("student",) if recipe.student else ("students", name)
         named.append(((*loc, "model"), student.model))
         named.append(((*loc, "init"), student.init.from_ if isinstance(student.init, Cut) else None))
-    for loc, model in named:
-        if model and model != "teacher" and not storage.is_s3(model) and looks_local(model):
-            yield Problem(
-                located.where(*loc),
-                f"{model} is a folder of this machine, and no pod sees it",
-                f"aws s3 cp --recursive {model} {recipe.root.rstrip('/')}/models/…, and that address here",
-            )
+    return [
+        (loc, model)
+        for loc, model in named
+        if model and model != "teacher" and not storage.is_s3(model) and looks_local(model)
+    ]
 
 
 def _names(located: Located) -> Iterator[Problem]:

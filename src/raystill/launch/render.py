@@ -27,10 +27,10 @@ ENDS = [1, 2, 3, 4]
 DRIVER_STARTS = 6
 """What is committed stays, so a driver that crashed goes on where it was."""
 PURPOSE = {
-    "ConfigMap": "What every pod reads. Create this and the Job; the rest comes of itself or is named below.",
+    "ConfigMap": "What every pod reads. `submit` creates this and the Job; the rest comes of itself or is named below.",
     "Job": "The driver: prepares, curates and reports, and creates a RayJob for each stage below when its turn comes.",
     "RayJob": "Created by the driver, and gone some minutes after its end.",
-    "RayService": "The students as an endpoint. Create it when the report says that they may be served.",
+    "RayService": "The students as an endpoint. `submit --serve` creates it, when the report says that they may be served.",
 }
 IDLE_S = 300
 """An engine takes minutes to load: a replica is let go only after five idle ones."""
