@@ -13,7 +13,7 @@ from conftest import CHAT_TEMPLATE, build_tiny_model
 from fixtures_openai import Server
 from typer.testing import CliRunner
 
-from raystill import doctor, planning, printed, recipe_file, rehearsal, storage
+from raystill import doctor, planning, printed, rehearsal, storage
 from raystill.cli import app
 from raystill.launch import examined
 from raystill.training import preflight
@@ -46,7 +46,7 @@ class Sound:
         made = planning.plan(str(path))
         said = [str(problem) for problem in made.problems]
         if not made.problems:
-            found = [*doctor.examine(made), *examined.examine(recipe_file.load(str(path))), *rehearsal.trials(made)]
+            found = [*doctor.examine(made), *examined.examine(str(path)), *rehearsal.trials(made)]
             said += [printed.finding(f) for f in found if f.problem or f.note]
         return "\n".join(said)
 

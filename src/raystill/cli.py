@@ -86,11 +86,11 @@ def plan(
         typer.echo(printed.estimate(takes))
     findings = []
     if check and not made.problems:
-        from raystill import doctor, recipe_file, rehearsal
+        from raystill import doctor, rehearsal
         from raystill.launch import examined
 
-        located = recipe_file.load(recipe, compute)
-        for finding in itertools.chain(doctor.examine(made), examined.examine(located), rehearsal.trials(made)):
+        looks = (doctor.examine(made), examined.examine(recipe, compute), rehearsal.trials(made))
+        for finding in itertools.chain(*looks):
             findings.append(finding)
             typer.echo(printed.finding(finding))
         for pair in doctor.pairs(made):
