@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: help demo test test-all chaos check bench-generate bench-scale bench-train bench-cluster lock
+.PHONY: help demo test test-all chaos check bench-generate bench-plan bench-scale bench-train bench-cluster lock
 help:  ## what can be typed
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 
@@ -46,6 +46,9 @@ $(READY): requirements/cpu.txt pyproject.toml
 	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .
 	@$(BIN)/python -m raystill.training.prebuild
 	@touch $@
+
+bench-plan: $(READY)  ## what a plan of the demo says after a rehearsal, beside its run (about ten minutes)
+	@$(BIN)/python bench/plan.py
 
 bench-scale: $(READY)  ## the control plane with scripted replicas, a million rows, 2,000 API requests at once (about 15 minutes)
 	@$(BIN)/python bench/scale.py

@@ -185,12 +185,12 @@ def copies() -> Path:
 
 def _hub_bytes(model: Checkpoint) -> int:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # also a lost connection's
 
     try:
         listed = HfApi().list_repo_tree(model.place(), revision=model.fingerprint)
         return sum(getattr(file, "size", 0) for file in listed if file.path.endswith(WEIGHTS))
-    except (HfHubHTTPError, OSError):
+    except (HTTPError, OSError):
         raise _not_had(model.place(), model.fingerprint, "no listing of its files") from None
 
 

@@ -53,7 +53,7 @@ def check(located: Located, gpu: bool | None = None) -> list[Problem]:
     training = functools.partial(_training, gpu)
     for look in (
         _plugins, _data, _task, _teacher, _endpoint, _evaluation, _students, _losses, _mixture, _rounds, _tune, training,
-        _early_stopping, _comparable, _owned, _root,
+        _early_stopping, _comparable, _owned, _budget, _root,
     ):  # fmt: skip
         found += look(located)
     # Students that share a block share its mistakes.
@@ -157,12 +157,6 @@ def _endpoint(located: Located) -> Iterator[Problem]:
                 located.where("budget", "usd"),
                 "a budget needs the endpoint's price, or nothing spent could be counted",
                 f"{'.'.join(map(str, loc))}.endpoint: price: {{input: …, output: …}}, in US dollars per million tokens",
-            )
-        if recipe.budget.usd is not None and recipe.prices.currency != "USD":
-            yield Problem(
-                located.where("prices", "currency"),
-                f"the budget is in US dollars and prices are in {recipe.prices.currency}, which are never converted",
-                "prices: {currency: USD}, with the endpoint's price in US dollars",
             )
 
 
@@ -522,6 +516,25 @@ def _owned(located: Located) -> Iterator[Problem]:
     for line in zero.refuse_owned(recipe.train.deepspeed):
         what, _, fix = line.partition("; ")
         yield Problem(located.where("train", "deepspeed"), what, fix)
+
+
+def _budget(located: Located) -> Iterator[Problem]:
+    """A budget of which nothing could ever be counted."""
+    recipe = located.recipe
+    cluster = engine.on_cluster() or "kubernetes" in recipe.compute.model_fields_set
+    if recipe.budget.gpu_hours is not None and not cluster and not engine.has_gpu():
+        what = "budget.gpu_hours counts GPUs, and this machine has none"
+        yield Problem(located.where("budget", "gpu_hours"), what, "budget: {usd: …} with prices: {machine_hour: …}")
+    paid = any(teacher.endpoint for teacher in recipe.all_teachers().values())
+    if recipe.budget.usd is not None and not paid and not recipe.prices.machine_hour:
+        what = "a budget in money needs a price, or nothing spent could be counted"
+        yield Problem(located.where("budget", "usd"), what, "prices: {machine_hour: …}, in US dollars")
+    if recipe.budget.usd is not None and recipe.prices.currency != "USD":
+        yield Problem(
+            located.where("prices", "currency"),
+            f"the budget is in US dollars and prices are in {recipe.prices.currency}, which are never converted",
+            "prices: {currency: USD}, with all prices in US dollars",
+        )
 
 
 def _root(located: Located) -> Iterator[Problem]:

@@ -66,20 +66,31 @@ def plan(
         bool, typer.Option("--resolved", help="Print every key with its value and its reason.")
     ] = False,
     check: Annotated[bool, typer.Option("--check", help="Also look at stores, tokenizers and lengths.")] = False,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="Also run 16 rows through every stage, and plan with what that measures.")
+    ] = False,
     compute: ComputePath = None,
 ) -> None:
-    """Show what a run would do, and every mistake found, without running anything."""
-    from raystill import planning, printed
+    """Show what a run would do and take, and every mistake found, without running it."""
+    from raystill import costs, planning, printed
 
     made = planning.plan(recipe, compute)
     if resolved and made.recipe:
         typer.echo(printed.resolved(made.recipe))
+    if rehearse and not made.problems:
+        from raystill import sample
+
+        sample.run(recipe, compute)
     typer.echo(printed.steps(made))
+    if takes := costs.estimate(made):
+        typer.echo(printed.estimate(takes))
     findings = []
     if check and not made.problems:
         from raystill import doctor, rehearsal
+        from raystill.launch import examined
 
-        for finding in itertools.chain(doctor.examine(made), rehearsal.trials(made)):
+        looks = (doctor.examine(made), examined.examine(recipe, compute), rehearsal.trials(made))
+        for finding in itertools.chain(*looks):
             findings.append(finding)
             typer.echo(printed.finding(finding))
         for pair in doctor.pairs(made):

@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raystill import pipeline, planning, recipe_file, storage
+from raystill import artifacts, pipeline, planning, recipe_file, storage
+from raystill.artifacts import Checkpoint
 from raystill.browse import names
 from raystill.context import Context
 from raystill.errors import Interrupted, ModelError, RaystillError, RecipeError, StageError
+from raystill.models import resolve
 from raystill.noise import engine_log, telling_lines
 from raystill.recipe import Recipe
 from raystill.recipe_file import RecipeProblems
@@ -60,6 +62,20 @@ def tune(path: str, *, out: str | None = None, compute: str | None = None) -> st
     with _shown(planned.recipe) as (progress, stopping):
         made = tuning.tune(path, out, progress, stopping, compute)
     return f"\nbest: {named(made.best.values)}\npage: {made.page}\nnow type: raystill run {made.recipe}"
+
+
+def measure(path: str, name: str) -> tuple[dict[str, float], list[str]]:
+    """The metrics of one model of a finished run on the recipe's held-out rows, and why others are absent.
+
+    Raises RecipeError for a model that the run has not.
+    """
+    from raystill.stages import report
+
+    recipe = recipe_file.load(path).recipe
+    model = _models(path, recipe, name)[name]
+    with _shown(recipe) as (progress, stopping):
+        made = pipeline.measure(recipe, name, model, progress, stopping)
+    return report.metrics(recipe, made, name)
 
 
 def serve(path: str, port: int | None) -> None:
@@ -128,6 +144,18 @@ def models_of(recipe: Recipe, known: Mapping[str, str]) -> dict[str, str]:
     return {name: url for name, url in known.items() if name in wanted}
 
 
+def _models(path: str, recipe: Recipe, only: str | None) -> dict[str, Checkpoint]:
+    """A finished run's models, or one of them. Raises RecipeError when it has not run, or has no such model."""
+    hosted = models_of(recipe, names(path))
+    if only is not None and only not in hosted:
+        raise RecipeError(f"no model '{only}'; there are: {', '.join(hosted)}")
+    return {
+        name: artifacts.load(Checkpoint, url) or resolve(url, recipe.root, offline=False)
+        for name, url in hosted.items()
+        if only in (None, name)
+    }
+
+
 @contextlib.contextmanager
 def _served(
     path: str,
@@ -137,27 +165,16 @@ def _served(
     port: int | None,
     only: str | None = None,
 ) -> Iterator[Any]:
-    from raystill import artifacts
-    from raystill.artifacts import Checkpoint
-    from raystill.models import resolve
     from raystill.session import ray_session
     from raystill.stages import serve as stage
 
-    known = names(path)
-    hosted = models_of(recipe, known)
-    models = {
-        name: artifacts.load(Checkpoint, url) or resolve(url, recipe.root, offline=False)
-        for name, url in hosted.items()
-    }
-    if only is not None and only not in models:
-        raise RecipeError(f"no model '{only}'; there are: {', '.join(models)}")
-    wanted = models if only is None else {only: models[only]}
+    wanted = _models(path, recipe, only)
     with tempfile.TemporaryDirectory(prefix="raystill-") as scratch, ray_session(recipe.compute) as ensure_ray:
         ensure_ray()
         context = Context("", recipe.compute, progress, recipe.max_error_rate, Path(scratch), stopping)
         own = {name: pipeline.served_as(recipe, name) for name in wanted}
         page = pipeline.playground(recipe, wanted)
-        with stage.serve(wanted, recipe.serve, context, own=own, port=port, page=page, made=known) as endpoint:
+        with stage.serve(wanted, recipe.serve, context, own=own, port=port, page=page, made=names(path)) as endpoint:
             yield endpoint
 
 

@@ -859,18 +859,27 @@ class Serve(Block):
 
 
 class Prices(Block):
-    """What time costs, for the report."""
+    """What time costs, for the plan, the report and the budget."""
 
     machine_hour: float = setting(
         0.0, "price of one machine hour", "unknown: then no cost is shown", ge=0, identity=False
     )
+    machine_gpus: int | None = setting(
+        None, "GPUs of the machine whose hour has this price", "this machine's, or 8 where it has none", ge=1,
+        identity=False,
+    )  # fmt: skip
     currency: str = setting("USD", "its currency", "usual", identity=False)
 
 
 class Budget(Block):
     """What a run may cost."""
 
-    usd: float | None = setting(None, "most that an endpoint may cost, in US dollars", "no limit", identity=False, gt=0)
+    usd: float | None = setting(
+        None, "most that endpoints and, by 'prices', machines may cost, in US dollars", "no limit", identity=False, gt=0
+    )
+    gpu_hours: float | None = setting(
+        None, "most hours of GPUs, those of the Ray cluster while it is held", "no limit", identity=False, gt=0
+    )
 
 
 class Generate(Block):

@@ -31,7 +31,7 @@ NODE = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
 KINDS = {
     "configmaps": "ConfigMap", "jobs": "Job", "rayjobs": "RayJob", "rayservices": "RayService", "pods": "Pod",
     "nodes": "Node", "events": "Event", "namespaces": "Namespace", "resourcequotas": "ResourceQuota",
-    "deployments": "Deployment",
+    "deployments": "Deployment", "storageclasses": "StorageClass",
 }  # fmt: skip
 VERBS = {"GET": "get", "POST": "create", "PATCH": "patch", "DELETE": "delete"}
 

@@ -20,12 +20,15 @@ from stub_api import TOKEN, Doc, Stub, cluster
 from typer.testing import CliRunner
 
 from raystill import storage
+from raystill.azure import Client
 from raystill.cli import app
+from raystill.distillation_job import DistillationJob
 from raystill.errors import Interrupted, RaystillError, RecipeError, ResourceError, StageError
-from raystill.launch import api, drive, follow, kubernetes, places, submit
+from raystill.launch import api, drive, examined, follow, kubernetes, places, submit
 from raystill.launch.kubeconfig import bearer
 from raystill.launch.kubernetes import Kubernetes
 from raystill.launch.submission import submission
+from raystill.launch.submitted import Submitted
 from raystill.recipe_file import RecipeProblems
 
 STAGES = ["small-generate", "small-train", "small-evaluate"]
@@ -150,6 +153,25 @@ def test_a_run_is_created_followed_to_its_end_and_looked_at_by_name(stub: Stub, 
     assert follow.status(elsewhere, name).splitlines()[-1] == "'small' is done"
     assert list(follow.so_far(elsewhere, name)) == lines
     assert stub.requests["create rayjobs"] == 3
+
+
+def test_a_job_of_the_client_runs_there(
+    stub: Stub, s3: str, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stub.kubelet = driver(stub)
+    given = yaml.safe_load(Path(recipe).read_text())
+    client = Client({"root": s3, "compute": given["compute"]}, Submitted("k8s"))
+    models = {"teacher_model": "deepseek-v3", "student_model": "phi-4-mini"}
+    job = client.jobs.create_or_update(
+        DistillationJob(**models, training_data=str(tmp_path / "train.jsonl"), name="small")
+    )
+    assert job.status == "Running"
+    told = list[str]()
+    client.jobs.stream("small", told.append)
+    assert "prepare: done" in told and client.jobs.get("small").status == "Completed"
+    assert client.jobs.cancel("small").status == "Canceled"
+    assert not stub.of("jobs")
 
 
 def test_the_commands(stub: Stub, recipe: str) -> None:
@@ -393,6 +415,28 @@ def test_a_cluster_that_is_not_ready_is_said_before_anything_is_created(
     spoil(stub)
     said = problems(recipe)
     assert what in said and fix in said
+    assert nothing_created(stub)
+
+
+def test_a_storage_class_that_is_not_there_is_said(stub: Stub, recipe: str) -> None:
+    stub.put("/apis/storage.k8s.io/v1/storageclasses/fast", {"metadata": {}})
+    given = yaml.safe_load(Path(recipe).read_text())
+    given["compute"]["kubernetes"]["storage_class"] = "fats"
+    Path(recipe).write_text(yaml.safe_dump(given))
+    assert "no storage class fats; there are: fast" in problems(recipe)
+
+
+def test_plan_check_looks_at_the_cluster(
+    stub: Stub, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (well, there) = examined.examine(recipe)
+    assert well.problem is there.problem is None and "KubeRay, quota, storage class" in there.what
+    quota(stub, "requests.nvidia.com/gpu", "1")
+    (_, short, *_) = examined.examine(recipe)
+    assert short.problem and "generate takes 2 of requests.nvidia.com/gpu" in short.problem
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    (_, unseen) = examined.examine(recipe)
+    assert unseen.problem is None and unseen.note and "export KUBECONFIG=FILE" in unseen.note
     assert nothing_created(stub)
 
 

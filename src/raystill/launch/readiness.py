@@ -48,7 +48,8 @@ def problems(api: Api, located: Located, documents: list[Doc]) -> list[Problem]:
     if found := list(_namespace(api, located, space)):
         return found  # the rest would only repeat it
     looks = (_rights(api, located, space), _kuberay(api, located, documents), _quota(api, located, space, documents))
-    return [problem for look in (*looks, _gpus(api, located, documents)) for problem in look]
+    later = (_gpus(api, located, documents), _storage_class(api, located))
+    return [problem for look in (*looks, *later) for problem in look]
 
 
 def _namespace(api: Api, located: Located, space: str) -> Iterator[Problem]:
@@ -170,6 +171,19 @@ def _templates(spec: Doc) -> Iterator[tuple[Doc, int]]:
     yield spec["rayClusterSpec"]["headGroupSpec"]["template"], 1
     for group in spec["rayClusterSpec"]["workerGroupSpecs"]:
         yield group["template"], group["minReplicas"] * group["numOfHosts"]
+
+
+def _storage_class(api: Api, located: Located) -> Iterator[Problem]:
+    """The one of the pods' model caches, where this user may look."""
+    name, url = located.recipe.compute.kubernetes.storage_class, "/apis/storage.k8s.io/v1/storageclasses"
+    if name is None or api.ask("GET", f"{url}/{name}", 403, 404).status_code != 404:
+        return
+    there = ", ".join(sorted(each["metadata"]["name"] for each in _shown(api, url))) or "none"
+    yield Problem(
+        located.where(*AT, "storage_class"),
+        f"the cluster has no storage class {name}; there are: {there}",
+        "compute.kubernetes.storage_class: one of those, or leave it out: the node's own disk",
+    )
 
 
 def _gpus(api: Api, located: Located, documents: list[Doc]) -> Iterator[Problem]:

@@ -153,6 +153,15 @@ def _suite(recipe: Recipe, made: Line, suited: Suited) -> Comparison | list[Suit
     )
 
 
+def metrics(recipe: Recipe, made: Line, name: str) -> tuple[dict[str, float], list[str]]:
+    """One model's metrics by name, with its seconds per answer at the first load, and why others are absent."""
+    answers = {name: list(made.answers[name].rows(Answer))}
+    comparison = _compared(recipe, made, list(made.prompts.rows(Prompt, recipe.evaluate.split)), answers)
+    first = next(made.loads[name].rows(Load))
+    found = {key: value.value for key, value in comparison.models[name].metrics.items()}
+    return found | {"seconds_per_answer": first.seconds_per_answer}, comparison.notes
+
+
 def _compared(recipe: Recipe, made: Line, prompts: list[Prompt], answers: Mapping[str, list[Answer]]) -> Comparison:
     references = set(made.prompts.column("reference", "train", "validation")) - {None}
     task = tasks.load(recipe.task, references)
