@@ -41,7 +41,7 @@ class Fake:
 
 async def answering(scope: Any, receive: Any, send: Any) -> None:
     """Each model fails in the way that its name says."""
-    asked = json.loads((await receive())["body"]).get("model")
+    asked = json.loads((await receive())["body"] or b"{}").get("model")
     if asked == "broken":
         raise RuntimeError("the engine is gone")
     if asked == "slow":

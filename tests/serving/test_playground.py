@@ -257,7 +257,7 @@ def test_two_models_answer_side_by_side_and_the_better_one_wins_a_vote(page: Pag
     assert page.text(".answer.teacher dt")[-1] == "Time"  # nothing was measured of it, so nothing is claimed
     page.click(".answer.student .vote")
     page.until("!document.getElementById('votes').hidden")
-    assert page.text("#pairs tr") == ["student over teacher\t\t100\u202f%21–100\t1"]
+    assert page.text("#pairs th, #pairs td") == ["student over teacher", "", "100\u202f%21–100", "1"]
     asked = {request["model"]: request["messages"] for request in served[0].state.seen}
     assert [m["role"] for m in asked["teacher"]] == ["system", "user", "assistant", "user"]
     assert [m["role"] for m in asked["student"]] == ["user"]
