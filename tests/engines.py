@@ -11,19 +11,13 @@ from ray.llm._internal.serve.core.configs.openai_api_models import ChatCompletio
 from ray.llm._internal.serve.core.engine.protocol import LLMEngine
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 
-VARIABLE = "RAYLLM_VLLM_ENGINE_CLS"
+THREE_WORDS = {"pieces": 3, "piece_s": 0.0, "text": "a ", "dies_at": None}
 Part = Callable[[str], dict[str, Any]]
 
 
-def script(pieces: int = 3, piece_s: float = 0.0, text: str = "a ", dies_at: int | None = None) -> str:
-    """A question that says how the scripted engine answers it."""
-    return json.dumps({"pieces": pieces, "piece_s": piece_s, "text": text, "dies_at": dies_at})
-
-
 def scripted(said: Any) -> dict[str, Any]:
-    """What a question wants; any other one wants three words."""
-    asked: dict[str, Any] = json.loads(said if isinstance(said, str) and said.startswith('{"pieces"') else script())
-    return asked
+    """How a question wants to be answered, if it says so."""
+    return json.loads(said) if isinstance(said, str) and said.startswith('{"pieces"') else THREE_WORDS
 
 
 def usage(asked: dict[str, Any]) -> dict[str, int]:
