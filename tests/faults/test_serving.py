@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import engines
 import httpx
 import psutil
 import pytest
+from engines import script
 
 from raystill import session
 from raystill.artifacts import Checkpoint
@@ -36,7 +38,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iter
     models = {name: Checkpoint(str(tiny_model), name) for name in ("teacher", "student")}
     asked = Asked(max_ongoing=ONGOING, max_queued=QUEUED, timeout_s=TIMEOUT_S)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAYLLM_VLLM_ENGINE_CLS", "engines:Scripted")
+        engines.under(patch, "Scripted")
         patch.setenv(serve.KEY, KEY)
         with session.ray_session(Compute()) as ensure:
             ensure()
@@ -65,11 +67,6 @@ def settled(model: str = "student", within_s: float = 5.0) -> int:
     while (running := engine(model)["running"]) and time.monotonic() < until:
         time.sleep(0.05)
     return int(running)
-
-
-def script(pieces: int, piece_s: float, text: str = "a ", dies_at: int | None = None) -> str:
-    """A question that says how the scripted engine answers it."""
-    return json.dumps({"pieces": pieces, "piece_s": piece_s, "text": text, "dies_at": dies_at})
 
 
 def asking(content: str = "hello", model: str = "student", **more: Any) -> dict[str, Any]:

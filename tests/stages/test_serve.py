@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import engines
 import httpx
 import psutil
 import pytest
@@ -38,7 +39,7 @@ HEADERS = {"Authorization": "Bearer test-key"}
 @pytest.fixture(scope="module")
 def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Context]:
     with pytest.MonkeyPatch.context() as patch, session.ray_session(Compute()) as ensure:
-        patch.setenv("RAYLLM_VLLM_ENGINE_CLS", "engines:CountedVLLM")
+        engines.under(patch, "CountedVLLM")
         ensure()
         yield Context("", Compute(), Lines(io.StringIO()), 0.05, tmp_path_factory.mktemp("scratch"))
 

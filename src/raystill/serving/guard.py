@@ -32,6 +32,7 @@ BODY_S = 30.0
 """Longest time for a body to arrive: a slow one holds a place."""
 RETRY_AFTER = "1"
 """Seconds after which a request that found the queue full may come again: a short answer's time."""
+AWAY = "the model's queue is full, or it is starting; come again in a moment"
 TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 
 
@@ -153,7 +154,12 @@ class Answer:
 
     async def __call__(self, message: Message) -> None:
         """Pass one message on."""
+        if self.ended:
+            return
         if message["type"] == "http.response.start":
+            if message["status"] == 503 and (b"content-type", b"application/json") not in message.get("headers", ()):
+                await self.refuse(Rejected(503, AWAY, float(RETRY_AFTER)))  # Ray Serve's own is plain text
+                return
             self.started = True
             self.tally = self.tally if message["status"] < 400 else None
         elif message["type"] == "http.response.body":
