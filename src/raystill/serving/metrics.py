@@ -66,7 +66,7 @@ class Counted:
 
         try:
             await self.app(scope, receive, noted)
-            end = said
+            end = said or LEFT
         except asyncio.CancelledError:
             end = said if said >= "400" else LEFT
             raise
