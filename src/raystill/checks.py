@@ -41,6 +41,7 @@ from raystill.recipe import (
     Train,
 )
 from raystill.recipe_file import Loc, Located, mistakes
+from raystill.serving import keys
 from raystill.stages import prepare, suite
 from raystill.tasks import own
 from raystill.teachers import endpoint
@@ -53,7 +54,7 @@ def check(located: Located, gpu: bool | None = None) -> list[Problem]:
     training = functools.partial(_training, gpu)
     for look in (
         _plugins, _data, _task, _teacher, _endpoint, _evaluation, _students, _losses, _mixture, _rounds, _tune, training,
-        _early_stopping, _comparable, _owned, _budget, _root,
+        _early_stopping, _comparable, _owned, _budget, _keys, _root,
     ):  # fmt: skip
         found += look(located)
     # Students that share a block share its mistakes.
@@ -535,6 +536,12 @@ def _budget(located: Located) -> Iterator[Problem]:
             f"the budget is in US dollars and prices are in {recipe.prices.currency}, which are never converted",
             "prices: {currency: USD}, with all prices in US dollars",
         )
+
+
+def _keys(located: Located) -> Iterator[Problem]:
+    file = located.recipe.serve.keys_file
+    if file and not storage.is_s3(file):
+        yield from _attempt(located, ("serve", "keys_file"), keys.known, None, file)
 
 
 def _root(located: Located) -> Iterator[Problem]:

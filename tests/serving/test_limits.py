@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from raystill.serving import limits
@@ -103,6 +103,7 @@ JSON = st.recursive(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.dictionaries(FIELDS, JSON, max_size=4))
 def test_any_json_is_judged_and_never_repeated(asked: dict[str, Any]) -> None:
     asked["user"] = "canary-7d1f"

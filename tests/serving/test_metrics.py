@@ -30,18 +30,20 @@ ray_raystill_requests_total{{model_name="student",node="{0}",status="200"}} 7
 
 
 class Fake:
-    """A Ray metric that remembers."""
+    """A Ray counter or gauge that remembers."""
 
     def __init__(self) -> None:
-        self.seen: list[dict[str, str]] = []
+        self.seen: list[tuple[float, dict[str, str]]] = []
 
-    def inc(self, _value: float, tags: dict[str, str]) -> None:
-        self.seen.append(tags)
+    def inc(self, value: float, tags: dict[str, str]) -> None:
+        self.seen.append((value, tags))
+
+    set = inc
 
 
 async def answering(scope: Any, receive: Any, send: Any) -> None:
     """Each model fails in the way that its name says."""
-    asked = json.loads((await receive())["body"]).get("model")
+    asked = json.loads((await receive())["body"] or b"{}").get("model")
     if asked == "broken":
         raise RuntimeError("the engine is gone")
     if asked == "slow":
@@ -63,17 +65,18 @@ async def answering(scope: Any, receive: Any, send: Any) -> None:
         ({"model": "slow"}, "k", ("slow", "408")),
         ({"model": "anything a caller likes"}, "k", ("", "200")),
         ({"model": ["x"]}, "k", ("", "200")),
-        ({"model": "student", "n": 1000}, "k", ("", "400")),
+        ({"model": "full", "n": 1000}, "k", ("", "400")),
         ({"model": "student"}, "wrong", ("", "401")),
     ],
 )
 def test_each_request_is_counted_once_as_it_ends(
     body: Any, key: str, counted: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake = Fake()
-    monkeypatch.setattr(metrics, "requests", lambda: fake)
+    requests, prices = Fake(), Fake()
+    monkeypatch.setattr(metrics, "requests", lambda: requests)
+    monkeypatch.setattr(metrics, "prices", lambda: prices)
     guard = Guard(answering, [Key("ours", digest("k"))], Bounds(2000, 100, timeout_s=0.2, in_flight=4))
-    app = metrics.Counted(guard, ["student", "full", "broken", "left", "slow"], {}, "USD")
+    app = metrics.Counted(guard, ["student", "full", "broken", "left", "slow"], {"student": 1e-6}, "EUR")
 
     async def ask() -> None:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
@@ -85,7 +88,9 @@ def test_each_request_is_counted_once_as_it_ends(
             asyncio.run(ask())
     else:
         asyncio.run(ask())
-    assert fake.seen == [{"model_name": counted[0], "status": counted[1]}]
+    assert requests.seen == [(1, {"model_name": counted[0], "status": counted[1]})]
+    told = [(1e-6, {"model_name": "student", "currency": "EUR"})] if counted[0] == "student" else []
+    assert prices.seen == told
 
 
 def test_pages_of_several_nodes_are_one() -> None:

@@ -195,5 +195,5 @@ def _config(model: Model, args: dict[str, Any]) -> LLMConfig:
             "env_vars": engine.environment(args["cpus"], not cpu) | {"RAYLLM_ENABLE_REQUEST_PROMPT_LOGS": "0"}
         },
         experimental_configs={"stream_batching_interval_ms": 0},
-        log_engine_metrics=False,
+        log_engine_metrics=True,
     )

@@ -43,12 +43,13 @@ def prices() -> Gauge:
 
 
 class Counted:
-    """ASGI middleware around everything: counts each POST once, when its answer ends, by the model that the guard read."""
+    """ASGI middleware around everything: counts each POST once, when its answer ends, by the model that the guard read.
+
+    `price` is of an output token, by model. It is told with each request: Ray forgets a gauge that is not set again.
+    """
 
     def __init__(self, app: App, models: Iterable[str], price: Mapping[str, float], currency: str) -> None:
-        self.app, self.models = app, frozenset(models)
-        for name, of_a_token in price.items():
-            prices().set(of_a_token, {"model_name": name, "currency": currency})
+        self.app, self.models, self.price, self.currency = app, frozenset(models), price, currency
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass everything on and note how it ends."""
@@ -65,7 +66,7 @@ class Counted:
 
         try:
             await self.app(scope, receive, noted)
-            end = said
+            end = said or LEFT
         except asyncio.CancelledError:
             end = said if said >= "400" else LEFT
             raise
@@ -73,6 +74,8 @@ class Counted:
             named = scope.get(MODEL)
             model = named.partition(":")[0] if isinstance(named, str) else ""  # an adapter counts as its base
             requests().inc(1, {"model_name": model if model in self.models else "", "status": end})
+            if model in self.price:
+                prices().set(self.price[model], {"model_name": model, "currency": self.currency})
 
 
 def page() -> str:
