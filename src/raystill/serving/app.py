@@ -20,7 +20,7 @@ from ray.llm._internal.serve.core.ingress.ingress import init
 from ray.serve.handle import DeploymentHandle
 from ray.serve.llm import LLMConfig, build_llm_deployment
 from ray.serve.llm.deployment import LLMServer
-from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
+from ray.serve.llm.ingress import make_fastapi_ingress
 from starlette.middleware.base import BaseHTTPMiddleware
 
 from raystill import artifacts, engine, memory, staging, storage
@@ -30,6 +30,7 @@ from raystill.serving import keys
 from raystill.serving.failures import KINDS, in_openais_form
 from raystill.serving.guard import RETRY_AFTER, Bounds, Guard
 from raystill.serving.keys import KEY
+from raystill.serving.stopping import StoppingIngress
 
 ROUTES = {
     "models": lambda app: app.get("/v1/models"),
@@ -103,7 +104,7 @@ def build(args: dict[str, Any]) -> serve.Application:
     configs = [_config(model, args) for model in models]
     remote = [Checkpoint(model.url, model.fingerprint) if model.url else None for model in models]
     app = _fastapi(args)
-    ingress = make_fastapi_ingress(OpenAiIngress, endpoint_map=ROUTES, app=app)
+    ingress = make_fastapi_ingress(StoppingIngress, endpoint_map=ROUTES, app=app)
     options = {
         "num_replicas": 1,
         "max_ongoing_requests": _in_flight(args) + REFUSING,
