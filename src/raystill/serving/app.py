@@ -43,7 +43,7 @@ CONSTRUCTIONS = 2
 REFUSING = 1024
 """Requests that the ingress may be refusing at one moment, beside those that it lets in: Ray Serve's own refusal is no JSON."""
 LOOK_S = 0.05
-"""Longest time between two looks of a waiting request for a free place: with Ray Serve's 0.5 s engines stand idle in between."""
+"""Longest time between two looks of a waiting request for a free place: in Ray Serve's 0.5 s engines would stand idle."""
 
 
 @dataclass(frozen=True)
