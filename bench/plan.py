@@ -1,6 +1,7 @@
 """A plan's tokens and hours beside those of the run that it plans: the demo, after a rehearsal of 16 rows.
 
-    python bench/plan.py      about ten minutes on two cores: the demo's teacher, the rehearsal, the demo
+    python bench/plan.py [FOLDER]      about ten minutes on two cores: the demo's teacher, the rehearsal, the demo;
+                                       what is in FOLDER already is not made again
 
 Prints a table, then one JSON line with `plan_ms` (CPU time of a whole `raystill plan` of the largest job, in a process of its
 own), and what was predicted over what was measured: tokens that the teacher read and wrote and that the student learnt, and
@@ -30,7 +31,7 @@ PLAN = (
 def main() -> None:
     plan_ms = 1000 * min(cpu_s(PLAN.format(path=str(LARGEST))) for _ in range(3))
     with tempfile.TemporaryDirectory(prefix="raystill-plan-") as folder:
-        predicted, measured_tokens, measured_s = demo(Path(folder))
+        predicted, measured_tokens, measured_s = demo(Path(sys.argv[1] if len(sys.argv) > 1 else folder))
     tokens = sum(c.tokens.likely for c in predicted.costs if c.stage in ("generate", "train student"))
     seconds = 3600 * predicted.hours.likely
     print(printed.estimate(predicted))

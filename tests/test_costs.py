@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from raystill import costs, planning, printed, sample, storage
+from raystill.artifacts import Manifest
 from raystill.costs import Estimate
 from raystill.sample import Sample, Took
 
@@ -161,3 +162,33 @@ def test_a_plan_takes_under_half_a_second_of_cpu_and_loads_nothing_heavy(job: st
     done = [subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=kept) for _ in range(4)]
     took = [float(each.stdout) for each in done]
     assert min(took) < 0.5
+
+
+def test_the_rows_of_a_teachers_own_recipe_are_not_the_students(tmp_path: Path) -> None:
+    """Its `prepare`, which is done, comes first in the plan."""
+    shape = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 64, "intermediate_size": 128}
+    (tmp_path / "model").mkdir()
+    whole = shape | {"vocab_size": 300, "max_position_embeddings": 4096}
+    (tmp_path / "model/config.json").write_text(json.dumps(whole))
+    (tmp_path / "rows.jsonl").write_text("".join(f'{{"prompt": "question {n}"}}\n' for n in range(1000)))
+    first = {
+        "name": "first",
+        "task": "conversation",
+        "root": str(tmp_path / "runs"),
+        "data": {"train": str(tmp_path / "rows.jsonl")},
+        "teacher": {"kind": "reference"},
+        "student": {"model": str(tmp_path / "model")},
+    }
+    (tmp_path / "first.yaml").write_text(yaml.safe_dump(first))
+    (prepare, *_) = planning.plan(str(tmp_path / "first.yaml")).steps
+    manifest = Manifest("prompts", 1, "prepare", 1, prepare.fingerprint, {}, {}, [], {"rows": {"train": 850}}, {}, {})
+    storage.write(f"{prepare.url}/manifest.json", manifest.dump())
+    second = first | {"name": "second", "teacher": {"recipe": str(tmp_path / "first.yaml")}}
+    second["data"] = {"train": str(tmp_path / "rows.jsonl"), "limit": 100}
+    (tmp_path / "second.yaml").write_text(yaml.safe_dump(second))
+    made = planning.plan(str(tmp_path / "second.yaml"))
+    assert not made.problems
+    found = costs.estimate(made)
+    assert found is not None
+    prompt = len("question 500") / 4 + 20
+    assert by_stage(found)["generate"].tokens.likely == pytest.approx(150 * (prompt + 256), rel=0.02)

@@ -95,9 +95,9 @@ def workload(plan: Plan, recipe: Recipe) -> Workload:
 
 def _rows(plan: Plan, recipe: Recipe, turns: float, assumed: list[str]) -> dict[str, float]:
     """By split; `turns` is how many prompts a conversation makes."""
-    done = next((s for s in plan.steps if s.label == "prepare" and s.state == "done"), None)
-    if done:
-        counted: dict[str, float] = Manifest.load(done.url).counts["rows"]
+    *_, own = (step for step in plan.steps if step.label == "prepare")  # after that of a teacher's recipe
+    if own.state == "done":
+        counted: dict[str, float] = Manifest.load(own.url).counts["rows"]
         return counted
     data, rows = recipe.data, dict[str, float]()
     for split in SPLITS:
