@@ -249,8 +249,8 @@ def judge_answers(recipe: Recipe, config: Judge, made: Line, do: Do) -> Table:
     with on_demand(lambda context: serve.serve(hosted, recipe.serve, context, own={"judge": own}, port=0)) as endpoint:
 
         def served(context: Context) -> Endpoint:
-            key = {"key_env": KEY} if endpoint(context).key else {}
-            return Endpoint(url=endpoint(context).base_url, model="judge", **key)
+            at = endpoint(context)
+            return Endpoint(url=at.base_url, model="judge", key_env=KEY if at.key else None)
 
         return do(judged(recipe, config, made, served_alike(recipe, config.model), hosted, served, do.machines_usd))
 
