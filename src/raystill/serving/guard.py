@@ -76,8 +76,6 @@ class Guard:
             await answer.refuse(e)
         except TimeoutError:
             await answer.refuse(Rejected(408, f"no whole answer in {self.bounds.timeout_s:g} s (serve.timeout_s)"))
-            # As if the caller had left: Ray Serve then stops what this request started, and the engine is free.
-            raise asyncio.CancelledError from None
         finally:
             self.in_flight -= 1
             await answer.close()
