@@ -744,6 +744,7 @@ def playground(recipe: Recipe, models: Iterable[str]) -> dict[str, Any]:
     return {
         "votes": votes.place(recipe.root, recipe.name),
         "split": recipe.evaluate.split,
+        "sampling": {key: getattr(recipe.evaluate, key) for key in ("temperature", "max_tokens")},
         "views": {
             n: {"system": said, "examples": [e.model_dump() for e in shown]} for n, (said, shown) in views.items()
         },

@@ -43,6 +43,7 @@ def recipe(root: Path) -> Recipe:
         "data": {"train": "x.jsonl"},
         "teacher": {"model": "t", "system": "You know everything.", "examples": [{"user": "Hi", "assistant": "Hello"}]},
         "student": {"model": "s"},
+        "evaluate": {"max_tokens": 40},
         "prices": {"machine_hour": 3.6, "currency": "EUR"},
         "root": str(root),
     }
@@ -145,6 +146,7 @@ def test_what_the_page_is_told(tmp_path: Path) -> None:
     assert told["views"]["student"]["system"] is None
     assert told["prices"] == {"student": pytest.approx(3.6 / 3600 / 100)}
     assert told["currency"] == "EUR"
+    assert told["sampling"] == {"temperature": 0.0, "max_tokens": 40}
     rows = ask(app, "GET", "/v1/rows").json()
     assert [row["reference"] for row in rows] == ["Five working days.", None, None]
     assert [message["role"] for message in rows[1]["messages"]] == ["user", "assistant", "user"]
@@ -261,6 +263,7 @@ def test_two_models_answer_side_by_side_and_the_better_one_wins_a_vote(page: Pag
     asked = {request["model"]: request["messages"] for request in served[0].state.seen}
     assert [m["role"] for m in asked["teacher"]] == ["system", "user", "assistant", "user"]
     assert [m["role"] for m in asked["student"]] == ["user"]
+    assert all((r["temperature"], r["max_tokens"]) == (0, 40) for r in served[0].state.seen)  # as evaluate asks
 
 
 def test_hidden_names_stay_hidden_until_the_vote(page: Page, tmp_path: Path) -> None:

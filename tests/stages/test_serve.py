@@ -68,6 +68,7 @@ def endpoint(context: Context, tiny_model: Path) -> Iterator[serve.Endpoint]:
     page = {
         "votes": str(context.scratch / "votes"),
         "split": "test",
+        "sampling": {},
         "views": {},
         "machine_hour": 3.6,
         "currency": "USD",

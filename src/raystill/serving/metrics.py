@@ -18,7 +18,9 @@ from raystill.serving.guard import MODEL, App, Message, Receive, Scope, Send
 SHOWN = ("ray_serve_", "ray_vllm_", "ray_raystill_")
 """Beginnings of the names that concern the endpoint."""
 LEFT = "499"
-"""Status of an answer that was cut short because its caller left or its time was up, as nginx calls it."""
+"""Status of an answer whose caller left before its end, as nginx calls it."""
+BROKE_OFF = b'data: {"error"'
+"""How a stream ends that the model left, or whose time was up."""
 NODE_S = 5.0
 """Longest wait for one node's metrics."""
 UNREACHABLE = """\
@@ -62,6 +64,8 @@ class Counted:
             nonlocal said
             if message["type"] == "http.response.start":
                 said = str(message["status"])
+            elif message.get("body", b"").startswith(BROKE_OFF):
+                said = "500"
             await send(message)
 
         try:

@@ -400,8 +400,8 @@ async function start() {
   try {
     offer((await json("/v1/models")).data.map((m) => m.id).sort((a, b) => RANK.indexOf(role(b)) - RANK.indexOf(role(a))));
     page.settings = await json("/v1/playground");
-    $("max_tokens").max = page.settings.max_tokens;
-    $("max_tokens").value = Math.min(256, page.settings.max_tokens);
+    for (const [name, value] of Object.entries(page.settings.sampling)) $(name).value = value;
+    $("max_tokens").max = page.settings.most_tokens;
     page.rows = await json("/v1/rows");
     const options = page.rows.map((row, i) => new Option(short(row.messages.at(-1).content), i));
     $("rows").replaceChildren(new Option("your own prompt", -1), ...options);

@@ -43,8 +43,8 @@ def router(
         return HTMLResponse(html, headers=headers)
 
     def told() -> dict[str, Any]:
-        shown = {key: settings[key] for key in ("views", "currency")}
-        return {**shown, "prices": prices, "max_tokens": max_tokens}
+        shown = {key: settings[key] for key in ("views", "sampling", "currency")}
+        return {**shown, "prices": prices, "most_tokens": max_tokens}
 
     def rows() -> list[dict[str, Any]]:
         with _stored():
