@@ -165,7 +165,7 @@ def test_a_plan_takes_under_half_a_second_of_cpu_and_loads_nothing_heavy(job: st
 
 
 def test_the_rows_of_a_teachers_own_recipe_are_not_the_students(tmp_path: Path) -> None:
-    """Its `prepare`, which is done, comes first in the plan."""
+    """Its `prepare` is done, and theirs is not."""
     shape = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 64, "intermediate_size": 128}
     (tmp_path / "model").mkdir()
     whole = shape | {"vocab_size": 300, "max_position_embeddings": 4096}
@@ -181,7 +181,7 @@ def test_the_rows_of_a_teachers_own_recipe_are_not_the_students(tmp_path: Path) 
     }
     (tmp_path / "first.yaml").write_text(yaml.safe_dump(first))
     (prepare, *_) = planning.plan(str(tmp_path / "first.yaml")).steps
-    manifest = Manifest("prompts", 1, "prepare", 1, prepare.fingerprint, {}, {}, [], {"rows": {"train": 850}}, {}, {})
+    manifest = Manifest("prompts", 1, "prepare", 1, prepare.fingerprint, {}, {}, [], {"rows": {"train": 850, "validation": 50, "test": 100}}, {}, {})
     storage.write(f"{prepare.url}/manifest.json", manifest.dump())
     second = first | {"name": "second", "teacher": {"recipe": str(tmp_path / "first.yaml")}}
     second["data"] = {"train": str(tmp_path / "rows.jsonl"), "limit": 100}

@@ -70,7 +70,8 @@ def _start(compute: Compute) -> None:
         ray.init()
         return
     cpus = compute.cpus or max(os.cpu_count() or 1, LOGICAL_CPUS)
-    ray.init(num_cpus=cpus, include_dashboard=False)
+    # "local": else a cluster that someone started on this machine would be joined.
+    ray.init("local", num_cpus=cpus, include_dashboard=False)
 
 
 def nodes() -> list[Node]:

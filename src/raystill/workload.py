@@ -95,7 +95,7 @@ def workload(plan: Plan, recipe: Recipe) -> Workload:
 
 def _rows(plan: Plan, recipe: Recipe, turns: float, assumed: list[str]) -> dict[str, float]:
     """By split; `turns` is how many prompts a conversation makes."""
-    *_, own = (step for step in plan.steps if step.label == "prepare")  # after that of a teacher's recipe
+    own = next(step for step in plan.steps if step.label == "prepare")  # before that of a teacher's recipe
     if own.state == "done":
         counted: dict[str, float] = Manifest.load(own.url).counts["rows"]
         return counted
