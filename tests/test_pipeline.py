@@ -84,7 +84,9 @@ def judge_print(judge: dict[str, Any], answers: str = "a", **more: Any) -> str:
     line = pipeline.Line(Table("p", "p"), {}, Table("e", "e"), {}, answers={"student": Table(answers, answers)})
     assert made.evaluate.judge and made.evaluate.judge.endpoint
     decides = made.evaluate.judge.endpoint.identity()
-    return pipeline.judged(made, made.evaluate.judge, line, decides, {}, lambda _: pytest.fail("asked")).fingerprint
+    return pipeline.judged(
+        made, made.evaluate.judge, line, decides, {}, lambda _: pytest.fail("asked"), 0.0
+    ).fingerprint
 
 
 def test_verdicts_are_paid_anew_for_other_answers_another_judge_or_another_question() -> None:

@@ -95,6 +95,7 @@ NO_IDENTITY = {
     "Compute": set(recipe.Compute.model_fields),
     "Kubernetes": set(recipe.Kubernetes.model_fields),
     "Hours": set(recipe.Hours.model_fields),
+    "Judge": {"votes"},
     "Recipe": {"tune", "prices", "budget", "compute", "trackers", "max_error_rate", "root"},
 }
 

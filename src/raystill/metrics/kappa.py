@@ -23,9 +23,9 @@ def kappa(left: Sequence[str], right: Sequence[str]) -> Sums:
 
     def value(sums: Floats) -> Floats:
         table = sums.reshape(*sums.shape[:-1], size, size)
-        table = table / table.sum(axis=(-2, -1), keepdims=True)
-        observed = np.trace(table, axis1=-2, axis2=-1)
-        expected = (table.sum(axis=-1) * table.sum(axis=-2)).sum(axis=-1)
-        return over(observed - expected, np.round(1 - expected, 12))
+        rows = table.sum(axis=(-2, -1))
+        agreed = np.trace(table, axis1=-2, axis2=-1)
+        by_chance = (table.sum(axis=-1) * table.sum(axis=-2)).sum(axis=-1)
+        return over(rows * agreed - by_chance, rows**2 - by_chance)  # whole numbers: exact
 
     return Sums(rows_RS, value)
