@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import httpx
 import pytest
 import ray
 from dashboards import ENDPOINT, expressions, names
+from fastapi.responses import StreamingResponse
 from prometheus_client.parser import text_string_to_metric_families
 
 from raystill.serving import metrics
@@ -95,6 +97,34 @@ def test_each_request_is_counted_once_as_it_ends(
     assert requests.seen == [(1, {"model_name": counted[0], "status": counted[1]})]
     told = [(1e-6, {"model_name": "student", "currency": "EUR"})] if counted[0] == "student" else []
     assert prices.seen == told
+
+
+def test_a_caller_who_hangs_up_is_no_failure_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = Fake()
+    monkeypatch.setattr(metrics, "requests", lambda: requests)
+
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"data: {}\n\n"
+            await asyncio.sleep(0.001)
+
+    async def streaming(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await StreamingResponse(endless())(scope, receive, send)
+
+    heard = iter([{"type": "http.request", "body": b'{"model": "student"}'}, {"type": "http.disconnect"}])
+
+    async def receive() -> Any:
+        return next(heard)
+
+    async def send(_message: Any) -> None:
+        await asyncio.sleep(0)
+
+    guard = Guard(streaming, [Key("ours", digest("k"))], Bounds(2000, 100, timeout_s=5, in_flight=4))
+    app = metrics.Counted(guard, ["student"], {}, "USD")
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"authorization", b"Bearer k")]}
+    asyncio.run(app(scope, receive, send))
+    assert requests.seen == [(1, {"model_name": "student", "status": "499"})]
 
 
 def test_pages_of_several_nodes_are_one() -> None:

@@ -58,21 +58,27 @@ class Counted:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
-        said, end = "", "500"
+        said, end, left = "", "500", False
+
+        async def heard() -> Message:
+            nonlocal left
+            message = await receive()
+            left = left or message["type"] == "http.disconnect"
+            return message
 
         async def noted(message: Message) -> None:
             nonlocal said
             if message["type"] == "http.response.start":
                 said = str(message["status"])
             elif message.get("body", b"").startswith(BROKE_OFF):
-                said = "500"
+                said = LEFT if left else "500"
             await send(message)
 
         try:
-            await self.app(scope, receive, noted)
+            await self.app(scope, heard, noted)
             end = said or LEFT
         except asyncio.CancelledError:
-            end = said if said >= "400" else LEFT
+            end = LEFT
             raise
         finally:
             named = scope.get(MODEL)
