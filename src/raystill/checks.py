@@ -40,6 +40,7 @@ from raystill.recipe import (
     Train,
 )
 from raystill.recipe_file import Loc, Located, mistakes
+from raystill.serving import keys
 from raystill.stages import prepare
 from raystill.tasks import own
 from raystill.teachers import endpoint
@@ -52,7 +53,7 @@ def check(located: Located, gpu: bool | None = None) -> list[Problem]:
     training = functools.partial(_training, gpu)
     for look in (
         _plugins, _data, _task, _teacher, _endpoint, _students, _losses, _mixture, _rounds, _tune, training, _early_stopping,
-        _comparable, _owned, _root,
+        _comparable, _owned, _keys, _root,
     ):  # fmt: skip
         found += look(located)
     # Students that share a block share its mistakes.
@@ -494,6 +495,12 @@ def _owned(located: Located) -> Iterator[Problem]:
     for line in zero.refuse_owned(recipe.train.deepspeed):
         what, _, fix = line.partition("; ")
         yield Problem(located.where("train", "deepspeed"), what, fix)
+
+
+def _keys(located: Located) -> Iterator[Problem]:
+    file = located.recipe.serve.keys_file
+    if file and not storage.is_s3(file):
+        yield from _attempt(located, ("serve", "keys_file"), keys.known, None, file)
 
 
 def _root(located: Located) -> Iterator[Problem]:

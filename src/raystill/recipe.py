@@ -810,6 +810,13 @@ class Serve(Block):
         4096, "longest answer a request may ask for", "bounds one request's cost", identity=False, ge=1
     )
     max_body_bytes: int = setting(1 << 20, "largest request", "longer is no prompt", identity=False, ge=1024)
+    keys_file: str | None = setting(
+        None, "YAML of named keys and their limits, a path or s3:// (docs/serve.md)",
+        "one key, in the environment's RAYSTILL_API_KEY", identity=False,
+    )  # fmt: skip
+    allow_origins: list[Annotated[str, Field(pattern=r"^https?://[\w.-]+(:\d+)?$")]] = setting(
+        [], "web pages that browsers let ask, e.g. [https://app.example.com]", "none", identity=False
+    )
 
     def replicas_of(self, model: str) -> Replicas:
         """How many engines host a model."""

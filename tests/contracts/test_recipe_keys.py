@@ -87,6 +87,8 @@ NO_IDENTITY = {
         "max_body_bytes",
         "replicas",
         "adapters",
+        "keys_file",
+        "allow_origins",
     },
     "Replicas": set(recipe.Replicas.model_fields),
     "Prices": set(recipe.Prices.model_fields),

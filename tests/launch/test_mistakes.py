@@ -93,6 +93,12 @@ def test_an_endpoints_key_is_in_a_secret(tmp_path: Path, monkeypatch: pytest.Mon
     assert "RayJob     small-train" in made.remarks
 
 
+def test_a_file_of_keys_lies_in_the_store(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"aws s3 cp keys.yaml s3://"):
+        submission.dry_run(write(tmp_path, values(serve={"keys_file": "keys.yaml"})))
+    submission.dry_run(write(tmp_path, values(serve={"keys_file": "s3://bucket/keys.yaml"})))
+
+
 def test_data_of_this_machine_is_named_and_the_pods_read_its_copy(tmp_path: Path) -> None:
     data = tmp_path / "train.jsonl"
     data.write_text('{"prompt": "hello"}\n')

@@ -15,7 +15,7 @@ from raystill.launch import sizes
 from raystill.launch.render import as_yaml, render
 from raystill.launch.submission import dry_run
 from raystill.recipe import Recipe
-from raystill.serving import guard
+from raystill.serving import keys
 
 
 def groups(doc: Doc) -> list[tuple[str, int, int, int, int]]:
@@ -138,7 +138,7 @@ def test_the_endpoints_key_is_for_pods_that_serve_alone() -> None:
             continue
         for _, template in traps.templates(doc):
             names = [entry["name"] for entry in template["spec"]["containers"][0]["env"]]
-            assert (guard.KEY in names) == (doc["kind"] == "RayService")
+            assert (keys.KEY in names) == (doc["kind"] == "RayService")
             assert "HF_TOKEN" in names
 
 

@@ -10,7 +10,7 @@ from raystill import artifacts, storage
 from raystill.artifacts import Checkpoint, Manifest
 from raystill.errors import ResourceError, StorageError
 from raystill.recipe import Replicas, Serve
-from raystill.serving import guard
+from raystill.serving import keys
 from raystill.serving.sharing import Host
 from raystill.stages import serve
 
@@ -66,10 +66,10 @@ def test_a_service_hosts_what_the_last_run_made_and_only_with_a_key(
     with pytest.raises(StorageError, match="run the recipe again"):
         app.newest(str(runs), "gone")
     args = {"runs": str(runs), "models": [STUDENT], "on_gpu": False, **BOUNDS}
-    monkeypatch.delenv(guard.KEY, raising=False)
-    with pytest.raises(ResourceError, match=guard.KEY):
+    monkeypatch.delenv(keys.KEY, raising=False)
+    with pytest.raises(ResourceError, match=keys.KEY):
         app.build(args)
-    monkeypatch.setenv(guard.KEY, "k")
+    monkeypatch.setenv(keys.KEY, "k")
     assert app.build(args) is not None
     assert "key" not in args
 

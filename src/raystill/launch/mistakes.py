@@ -22,7 +22,7 @@ AT: Loc = ("compute", "kubernetes")
 def mistakes(located: Located) -> list[Problem]:
     """All of them: the recipe's own, then those of running it where this machine's files are not."""
     found = check(located, gpu=True)
-    for look in (_root, _models, _names, _images, _variables, _sizes):
+    for look in (_root, _models, _keys, _names, _images, _variables, _sizes):
         found += look(located)
     return found
 
@@ -68,6 +68,16 @@ def _models(located: Located) -> Iterator[Problem]:
                 f"{model} is a folder of this machine, and no pod sees it",
                 f"aws s3 cp --recursive {model} {recipe.root.rstrip('/')}/models/…, and that address here",
             )
+
+
+def _keys(located: Located) -> Iterator[Problem]:
+    file = located.recipe.serve.keys_file
+    if file and not storage.is_s3(file):
+        yield Problem(
+            located.where("serve", "keys_file"),
+            f"{file} is a file of this machine, and no pod sees it",
+            f"aws s3 cp {file} s3://BUCKET/PREFIX where only the endpoint's service account reads, and that address here",
+        )
 
 
 def _names(located: Located) -> Iterator[Problem]:

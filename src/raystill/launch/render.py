@@ -16,7 +16,7 @@ from raystill.launch import pods, sizes
 from raystill.launch.pods import Doc
 from raystill.launch.sizes import Group, Stage
 from raystill.recipe import Recipe
-from raystill.stages.serve import limits
+from raystill.stages.serve import LATE_S, limits
 
 LONGEST_NAME = 47
 """Characters that KubeRay leaves a RayJob's or RayService's name, whose pods' names go on from there."""
@@ -160,9 +160,10 @@ def _application(recipe: Recipe) -> Doc:
         **limits(serve),
     }
     application = {"name": "raystill", "route_prefix": "/", "import_path": "raystill.serving.app:build", "args": args}
+    timeout_s = serve.timeout_s + LATE_S
     return {
         "proxy_location": "EveryNode",
-        "http_options": {"host": "0.0.0.0", "port": pods.PORTS["serve"], "request_timeout_s": serve.timeout_s},
+        "http_options": {"host": "0.0.0.0", "port": pods.PORTS["serve"], "request_timeout_s": timeout_s},
         "logging_config": {"enable_access_log": False},
         "applications": [application],
     }

@@ -1,7 +1,8 @@
 """build: teacher, baseline and students as one Ray Serve application, OpenAI-compatible.
 
 Ray Serve LLM's own ingress and servers do the work; what is unsafe in their defaults is set here: queues are bounded,
-prompts stay out of logs, CORS, /docs and tokenisation routes are gone, and the guard stands before everything.
+prompts stay out of logs, /docs and tokenisation routes are gone, CORS is for pages that the recipe names alone, and the
+guard stands before everything.
 `build` is also the import_path of a RayService: it takes plain values only.
 """
 
@@ -12,9 +13,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import psutil
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse
 from ray import serve
 from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig
 from ray.llm._internal.serve.core.configs.openai_api_models import to_model_metadata
@@ -23,12 +23,15 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.llm import LLMConfig, build_llm_deployment
 from ray.serve.llm.deployment import LLMServer
 from ray.serve.llm.ingress import make_fastapi_ingress
-from starlette.exceptions import HTTPException
+from starlette.middleware.base import BaseHTTPMiddleware
 
 from raystill import artifacts, engine, memory, staging, storage
 from raystill.artifacts import Checkpoint
 from raystill.errors import ResourceError, StorageError
-from raystill.serving.guard import KEY, Guard
+from raystill.serving import keys
+from raystill.serving.failures import KINDS, in_openais_form
+from raystill.serving.guard import RETRY_AFTER, Bounds, Guard
+from raystill.serving.keys import KEY
 from raystill.serving.waking import WakingIngress
 
 ROUTES = {
@@ -39,6 +42,8 @@ ROUTES = {
 }
 CONSTRUCTIONS = 2
 """Attempts to start a replica before the deployment fails: a broken model should say so in a minute, not in twenty."""
+REFUSING = 1024
+"""Requests that the ingress may be refusing at one moment, beside those that it lets in: Ray Serve's own refusal is no JSON."""
 
 
 @dataclass(frozen=True)
@@ -128,15 +133,15 @@ def build(args: dict[str, Any]) -> serve.Application:
     """The application.
 
     args: models, each {name, engine, replicas} with folder or url and fingerprint, and, where an engine is shared, also (names)
-    and adapters (places by name); on_gpu, cpus, max_ongoing, max_queued, max_body_bytes, max_tokens; surge_percent, how
-    many replicas of a model that changes start beside those that answer; finish_s, the time that one which goes may take for
-    answers it has begun; and key, None for an open endpoint. A RayService's args lie in its
+    and adapters (places by name); on_gpu, cpus, max_ongoing, max_queued, max_body_bytes, max_tokens, timeout_s, allow_origins,
+    keys_file; surge_percent, how many replicas of a model that changes start beside those that answer; finish_s, the time that
+    one which goes may take for answers it has begun; and key, None where only keys_file's open. A RayService's args lie in its
     manifest, so they hold no key, which the pods' environment does, and instead of places `runs`, which names them. Raises
     ResourceError when there is no key where one is needed, StorageError for a model that is gone.
 
     Deployed over a running one it changes that: what stays as it was is left alone.
     """
-    if "key" not in args and not os.environ.get(KEY):
+    if "key" not in args and not os.environ.get(KEY) and not args["keys_file"]:
         raise ResourceError(f"this endpoint is open to other machines and has no key; set {KEY} in its pods")
     args = {"key": os.environ.get(KEY), **args}
     models = [Model.of({**m, **(newest(args["runs"], m["name"]) if "runs" in args else {})}) for m in args["models"]]
@@ -155,8 +160,9 @@ def build(args: dict[str, Any]) -> serve.Application:
     ingress = make_fastapi_ingress(WakingIngress, endpoint_map=ROUTES, app=app)
     options = {
         "num_replicas": 1,
-        "max_ongoing_requests": args["max_ongoing"] * len(hosts) + args["max_queued"],
+        "max_ongoing_requests": _in_flight(args) + REFUSING,
         "max_queued_requests": args["max_queued"],
+        "backpressure_config": {"retry_after_s": float(RETRY_AFTER)},
         "ray_actor_options": {"num_cpus": 0},
         **_changing(args),
     }
@@ -184,23 +190,26 @@ def server_handle(model: str, app: str) -> DeploymentHandle:
     return serve.get_deployment_handle(f"{MeasuredServer.__name__}:{model}", app)
 
 
-def _fastapi(args: dict[str, Any]) -> FastAPI:
-    app: FastAPI = init()  # Ray Serve LLM's own: request ids, OpenAI-shaped errors, metrics
-    app.user_middleware = [m for m in app.user_middleware if m.cls is not CORSMiddleware]
-    app.router.routes = [r for r in app.router.routes if getattr(r, "path", "") not in _DOCS]
-    app.add_middleware(Guard, key=args["key"], max_body_bytes=args["max_body_bytes"], max_tokens=args["max_tokens"])
+def _in_flight(args: dict[str, Any]) -> int:
+    """Requests that may run or wait in all models together."""
+    most: int = (args["max_ongoing"] + args["max_queued"]) * len(args["models"])
+    return most
 
-    app.add_exception_handler(HTTPException, in_openais_form)
+
+def _fastapi(args: dict[str, Any]) -> FastAPI:
+    app: FastAPI = init()  # Ray Serve LLM's own: request ids, metrics
+    # Its errors hold tracebacks, and its CORS lets every page in.
+    app.user_middleware = [m for m in app.user_middleware if m.cls not in (CORSMiddleware, BaseHTTPMiddleware)]
+    app.router.routes = [r for r in app.router.routes if getattr(r, "path", "") not in _DOCS]
+    for kind in (*KINDS, Exception):
+        app.add_exception_handler(kind, in_openais_form)
+    bounds = Bounds(args["max_body_bytes"], args["max_tokens"], args["timeout_s"], _in_flight(args))
+    app.add_middleware(Guard, keys=keys.known(args["key"], args["keys_file"]), bounds=bounds)
+    if args["allow_origins"]:
+        told = ["Authorization", "Content-Type"]
+        app.add_middleware(CORSMiddleware, allow_origins=args["allow_origins"], allow_methods=["*"], allow_headers=told)
     app.get("/health")(health)
     return app
-
-
-def in_openais_form(_request: Request, error: Exception) -> JSONResponse:
-    """FastAPI's own errors, such as an unknown model's 404, as OpenAI's clients read them."""
-    assert isinstance(error, HTTPException)
-    kind = "invalid_request_error" if error.status_code < 500 else "service_unavailable_error"
-    body = {"message": str(error.detail), "type": kind, "code": error.status_code, "param": None}
-    return JSONResponse({"error": body}, error.status_code, error.headers)
 
 
 def health() -> dict[str, str]:
@@ -216,6 +225,9 @@ def _config(model: Model, args: dict[str, Any]) -> LLMConfig:
     source = model.weights.source()
     arguments = engine.arguments(source, model.engine, not cpu)
     del arguments["model"]
+    arguments["override_generation_config"] = {
+        "max_new_tokens": args["max_tokens"], **arguments.get("override_generation_config", {}),
+    }  # fmt: skip
     return LLMConfig(
         model_loading_config={"model_id": model.name, "model_source": source},
         engine_kwargs=arguments,

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import secrets
 import shlex
 import socket
 import time
@@ -18,7 +19,7 @@ from raystill.context import Context
 from raystill.errors import Interrupted, RecipeError, ResourceError, StageError
 from raystill.placement import Node
 from raystill.serving import fit
-from raystill.serving.guard import KEY
+from raystill.serving.keys import KEY
 from raystill.serving.sharing import Host, hosts
 from raystill.session import need, nodes
 
@@ -27,6 +28,8 @@ STOP_S = 5.0
 """Time for begun answers when an endpoint ends."""
 POLL_S = 0.2
 """Time between two looks at replicas that start."""
+LATE_S = 5.0
+"""How long after the guard's time limit Ray Serve's own cuts a request: the guard's is told as OpenAI's clients read it."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ def serve(
     Raises ResourceError for a taken port or too small a cluster, RecipeError for an open address without a key and
     StageError when a model does not start.
     """
-    key = os.environ.get(KEY)
+    # Our own requests have a key too where a file names those of others, and no limit.
+    key = os.environ.get(KEY) or (secrets.token_hex(24) if config.keys_file else None)
     _refuse_open(config.host, key)
     engine.refuse_owned(config.engine, "serve.engine")
     engine.refuse_unknown(config.engine, "serve.engine")
@@ -84,7 +88,7 @@ def serve(
     try:
         ray_serve.start(
             proxy_location="HeadOnly",
-            http_options={"host": config.host, "port": bound, "request_timeout_s": config.timeout_s},
+            http_options={"host": config.host, "port": bound, "request_timeout_s": config.timeout_s + LATE_S},
             logging_config={"enable_access_log": False},
         )
         endpoint = Endpoint(f"http://{config.host}:{bound}", key, models, made, finish_s)
@@ -160,6 +164,9 @@ def limits(config: recipe.Serve) -> dict[str, Any]:
         "max_queued": config.max_queued,
         "max_body_bytes": config.max_body_bytes,
         "max_tokens": config.max_tokens,
+        "timeout_s": config.timeout_s,
+        "keys_file": config.keys_file,
+        "allow_origins": config.allow_origins,
     }
 
 
@@ -251,7 +258,7 @@ def _refuse_open(host: str, key: str | None) -> None:
     if host not in ("127.0.0.1", "localhost", "::1") and not key:
         raise RecipeError(
             f"serve.host {host} is open to other machines, and no key protects it; set one first: "
-            f"export {KEY}=$(openssl rand -hex 24)"
+            f"export {KEY}=$(openssl rand -hex 24), or name several in serve.keys_file"
         )
 
 
