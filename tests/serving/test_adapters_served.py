@@ -1,4 +1,5 @@
-"""Students that are LoRA adapters of one base over one engine: they say what their merged weights say."""
+"""Students that are LoRA adapters of one base over one vLLM engine: they say what their merged weights say, and give way to
+others while they are asked."""
 
 import io
 import shutil
@@ -7,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
+from callers import calling, servers
 
 from raystill import recipe, session
 from raystill.artifacts import ADAPTER, Checkpoint, Manifest
 from raystill.context import Context
+from raystill.errors import StageError
 from raystill.recipe import Compute, Serve
 from raystill.stages import serve
 from raystill.view import Lines
@@ -69,12 +71,16 @@ def models(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 
 @pytest.fixture(scope="module")
-def endpoint(models: dict[str, Checkpoint], tmp_path_factory: pytest.TempPathFactory) -> Iterator[serve.Endpoint]:
+def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Context]:
     with session.ray_session(Compute()) as ensure:
         ensure()
-        context = Context("", Compute(), Lines(io.StringIO()), 0.05, tmp_path_factory.mktemp("scratch"))
-        with serve.serve(models, Serve(adapters=True), context, port=0) as made:
-            yield made
+        yield Context("", Compute(), Lines(io.StringIO()), 0.05, tmp_path_factory.mktemp("scratch"))
+
+
+@pytest.fixture(scope="module")
+def endpoint(models: dict[str, Checkpoint], context: Context) -> Iterator[serve.Endpoint]:
+    with serve.serve(models, Serve(adapters=True), context, port=0, finish_s=60) as made:
+        yield made
 
 
 def answer(endpoint: serve.Endpoint, model: str) -> dict[str, Any]:
@@ -87,10 +93,7 @@ def answer(endpoint: serve.Endpoint, model: str) -> dict[str, Any]:
 def test_adapters_over_one_engine_say_what_merged_students_say(
     endpoint: serve.Endpoint, models: dict[str, Checkpoint]
 ) -> None:
-    engines = [
-        p for p in psutil.process_iter(["cmdline"]) if "ServeReplica:raystill:Me" in " ".join(p.info["cmdline"] or [])
-    ]
-    assert len(engines) == 1
+    assert len(servers("")) == 1
     listed = {m["id"] for m in httpx.get(f"{endpoint.base_url}/v1/models").json()["data"]}
     assert listed == set(models)
     texts = {name: answer(endpoint, name)["choices"][0]["message"]["content"] for name in models}
@@ -99,3 +102,27 @@ def test_adapters_over_one_engine_say_what_merged_students_say(
     assert answer(endpoint, "b")["model"] == "b"
     stats = endpoint.stats()
     assert stats["a"]["peak_memory_bytes"] == stats["b"]["peak_memory_bytes"] > 100 << 20
+
+
+def test_another_students_adapter_takes_over_while_requests_come_in_and_a_broken_one_does_not(
+    endpoint: serve.Endpoint, models: dict[str, Checkpoint], context: Context, tmp_path: Path
+) -> None:
+    asked, shared = {**ASK, "model": "a"}, Serve(adapters=True)
+    second = adapted(tmp_path / "second", models["a-baseline"], 3)
+    before, after = says(models["a"]), says(second)
+    with calling(endpoint.base_url, asked, at_once=2) as callers:
+        changed = serve.replace(endpoint, {**models, "a": second}, shared, context)
+        callers.heard_more(4)
+        last = len(callers.texts)
+    assert callers.failed == []
+    assert (callers.texts[0], set(callers.texts[last:]), set(callers.texts)) == (before, {after}, {before, after})
+
+    broken = adapted(tmp_path / "broken", models["a-baseline"], 4)
+    (Path(broken.url) / ADAPTER / "adapter_model.safetensors").write_bytes(b"no weights")
+    with (
+        calling(endpoint.base_url, asked, at_once=2) as callers,
+        pytest.raises(StageError, match="could not be served"),
+    ):
+        serve.replace(changed, {**models, "a": broken}, shared, context)
+    assert callers.failed == []
+    assert set(callers.texts) == {after}
