@@ -14,7 +14,7 @@ from raystill import cli, steps
 from raystill.launch import sizes
 from raystill.launch.render import as_yaml, render
 from raystill.launch.submission import dry_run
-from raystill.recipe import Recipe
+from raystill.recipe import Recipe, Replicas
 from raystill.serving import keys
 
 
@@ -183,7 +183,8 @@ def test_the_service_hosts_what_the_last_run_made() -> None:
     assert application["import_path"] == "raystill.serving.app:build"
     args: dict[str, Any] = application["args"]
     assert args["runs"] == "s3://bucket/raystill/runs/small.json"
-    assert args["models"] == [{"name": "small", "engine": {}}, {"name": "large", "engine": {}}]
+    plain = {"engine": {}, "replicas": Replicas().model_dump()}
+    assert args["models"] == [{"name": "small", **plain}, {"name": "large", **plain}]
     assert args["on_gpu"] is True
     json.dumps(args)
 
