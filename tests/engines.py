@@ -1,103 +1,18 @@
-"""Engines under Ray Serve's and raystill's real servers (RAYLLM_VLLM_ENGINE_CLS names one): each tells what it is running."""
+"""Engines of the tests' own under Ray Serve's and raystill's real servers. Light: served_engines, which holds them, is not."""
 
-import asyncio
 import json
 import os
-import time
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from pathlib import Path
 
-from ray.llm._internal.serve.core.configs.openai_api_models import ChatCompletionResponse, CompletionResponse
-from ray.llm._internal.serve.core.engine.protocol import LLMEngine
-from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
-
-VARIABLE = "RAYLLM_VLLM_ENGINE_CLS"
-Part = Callable[[str], dict[str, Any]]
+import pytest
 
 
-def script(pieces: int = 3, piece_s: float = 0.0, text: str = "a ", dies_at: int | None = None) -> str:
+def under(patch: pytest.MonkeyPatch, name: str) -> None:
+    """Have the replicas run an engine of served_engines instead of vLLM's. To be called before Ray starts."""
+    patch.setenv("RAYLLM_VLLM_ENGINE_CLS", f"served_engines:{name}")
+    patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+
+
+def script(pieces: int, piece_s: float, text: str = "a ", dies_at: int | None = None) -> str:
     """A question that says how the scripted engine answers it."""
     return json.dumps({"pieces": pieces, "piece_s": piece_s, "text": text, "dies_at": dies_at})
-
-
-def scripted(said: Any) -> dict[str, Any]:
-    """What a question wants; any other one wants three words."""
-    asked: dict[str, Any] = json.loads(said if isinstance(said, str) and said.startswith('{"pieces"') else script())
-    return asked
-
-
-def usage(asked: dict[str, Any]) -> dict[str, int]:
-    """Seven tokens of a prompt, and one for each piece."""
-    return {"prompt_tokens": 7, "completion_tokens": asked["pieces"], "total_tokens": 7 + asked["pieces"]}
-
-
-class Scripted(LLMEngine):  # type: ignore[misc]
-    """Answers each request as its last message says."""
-
-    def __init__(self, llm_config: Any) -> None:
-        self.model = llm_config.model_id
-        self.running = 0
-
-    async def start(self) -> None:
-        """Nothing to load."""
-
-    def routing_stats(self) -> dict[str, Any]:
-        """How many requests run, where."""
-        return {"running": self.running, "pid": os.getpid()}
-
-    async def chat(self, request: Any, raw_request_info: Any = None) -> AsyncIterator[Any]:
-        """The pieces that the script wants, each after its time."""
-        said = request.messages[-1]["content"] if request.messages else ""
-        async for answer in self._answers(request, said, lambda text: {"delta": {"content": text}}):
-            yield answer
-        if not request.stream:
-            yield self._whole(
-                ChatCompletionResponse, said, lambda text: {"message": {"role": "assistant", "content": text}}
-            )
-
-    async def completions(self, request: Any, raw_request_info: Any = None) -> AsyncIterator[Any]:
-        """The same as text alone."""
-        async for answer in self._answers(request, request.prompt, lambda text: {"text": text}):
-            yield answer
-        if not request.stream:
-            yield self._whole(CompletionResponse, request.prompt, lambda text: {"text": text})
-
-    async def _answers(self, request: Any, said: Any, part: Part) -> AsyncIterator[str]:
-        asked = scripted(said)
-        self.running += 1
-        try:
-            for i in range(asked["pieces"]):
-                await asyncio.sleep(asked["piece_s"])
-                if i == asked["dies_at"]:
-                    os._exit(1)
-                if request.stream:
-                    yield self._event([{"index": 0, "finish_reason": None, **part(asked["text"])}])
-            if request.stream:
-                yield self._event([{"index": 0, "finish_reason": "stop", **part("")}])
-                if request.stream_options and request.stream_options.include_usage:
-                    yield self._event([], usage=usage(asked))
-                yield "data: [DONE]\n\n"
-        finally:
-            self.running -= 1
-
-    def _whole(self, kind: Any, said: Any, part: Part) -> Any:
-        asked = scripted(said)
-        choice = {"index": 0, "finish_reason": "stop", **part(asked["text"] * asked["pieces"])}
-        return kind(model=self.model, choices=[choice], usage=usage(asked))
-
-    def _event(self, choices: list[dict[str, Any]], **more: Any) -> str:
-        about = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": int(time.time())}
-        return f"data: {json.dumps({**about, 'model': self.model, 'choices': choices, **more})}\n\n"
-
-    async def _no(self, *_: Any) -> None:
-        raise NotImplementedError
-
-    embeddings = transcriptions = resolve_lora = reset_prefix_cache = _no
-
-
-class CountedVLLM(VLLMEngine):  # type: ignore[misc]
-    """vLLM itself."""
-
-    def routing_stats(self) -> dict[str, Any]:
-        """How many requests it has not finished."""
-        return {"running": self._engine_client.output_processor.get_num_unfinished_requests()}

@@ -18,14 +18,12 @@ import httpx
 import psutil
 import pytest
 from engines import script
-from openai import APIError, OpenAI
 
 from raystill import session
 from raystill.artifacts import Checkpoint
 from raystill.context import Context
 from raystill.recipe import Compute
 from raystill.recipe import Serve as Asked
-from raystill.serving.app import server_handle
 from raystill.stages import serve
 from raystill.view import Lines
 
@@ -40,7 +38,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iter
     models = {name: Checkpoint(str(tiny_model), name) for name in ("teacher", "student")}
     asked = Asked(max_ongoing=ONGOING, max_queued=QUEUED, timeout_s=TIMEOUT_S)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(engines.VARIABLE, "engines:Scripted")
+        engines.under(patch, "Scripted")
         patch.setenv(serve.KEY, KEY)
         with session.ray_session(Compute()) as ensure:
             ensure()
@@ -57,6 +55,8 @@ def nothing_runs_afterwards(endpoint: serve.Endpoint) -> Iterator[None]:
 
 
 def engine(model: str = "student") -> dict[str, Any]:
+    from raystill.serving.app import server_handle
+
     told: dict[str, Any] = server_handle(model, serve.APP).record_routing_stats.remote().result(timeout_s=60)
     return told
 
@@ -79,7 +79,9 @@ def post(endpoint: serve.Endpoint, body: Any, **options: Any) -> httpx.Response:
     return httpx.post(f"{endpoint.base_url}/v1/chat/completions", headers=headers, timeout=30, **given, **options)
 
 
-def client(endpoint: serve.Endpoint) -> OpenAI:
+def client(endpoint: serve.Endpoint) -> Any:
+    from openai import OpenAI
+
     return OpenAI(base_url=f"{endpoint.base_url}/v1", api_key=KEY, max_retries=0)
 
 
@@ -99,6 +101,8 @@ def in_openais_form(answer: httpx.Response) -> str:
 
 
 def test_a_replica_that_dies_in_a_stream_is_told_and_comes_back(endpoint: serve.Endpoint) -> None:
+    from openai import APIError
+
     others: list[str] = []
 
     def other() -> None:

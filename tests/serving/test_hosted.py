@@ -72,6 +72,9 @@ def test_a_service_hosts_what_the_last_run_made_and_only_with_a_key(
     monkeypatch.setenv(keys.KEY, "k")
     assert app.build(args) is not None
     assert "key" not in args
+    monkeypatch.delenv(keys.KEY)
+    (tmp_path / "keys.yaml").write_text("alice: {key: 0123456789abcdef}")
+    assert app.build(args | {"keys_file": str(tmp_path / "keys.yaml")}) is not None
 
 
 @pytest.mark.slow

@@ -52,6 +52,7 @@ IMAGE = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": 
         ({"structured_outputs": {"regex": "(a+)+$"}}, "'structured_outputs' is not accepted"),
         ({"priority": -1000}, "'priority' is not accepted"),
         ({"messages": [IMAGE]}, "only text parts"),
+        ({"messages": [{"role": "user", "content": {"a": 1}}]}, "text or a list of parts"),
         ({"response_format": {"type": "structural_tag", "structures": []}}, "'response_format' may only be"),
         (schema(pattern="(a{1,1000}){1,1000}"), "may not say 'pattern'"),
         (schema(maxLength=10**9), "'maxLength' in a schema"),

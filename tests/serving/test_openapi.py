@@ -3,6 +3,7 @@
 The application is ours with its guard, routes and request models; behind the routes are scripted engines instead of Ray.
 """
 
+import contextlib
 import json
 from collections import Counter
 from types import SimpleNamespace
@@ -30,10 +31,10 @@ CASES = 150
 @pytest.fixture
 def application(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Our FastAPI application outside of Ray Serve."""
-    from engines import Scripted
     from ray import serve
     from ray.llm._internal.serve.core.configs.openai_api_models import ModelCard
     from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
+    from served_engines import Scripted
 
     from raystill.serving import app
 
@@ -54,6 +55,7 @@ def application(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_no_request_of_any_kind_is_the_servers_mistake(application: Any) -> None:
     import schemathesis
     from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis.errors import Unsatisfiable
     from schemathesis import GenerationMode
 
     document = schemathesis.openapi.from_dict(application.openapi())
@@ -80,7 +82,8 @@ def test_no_request_of_any_kind_is_the_servers_mistake(application: Any) -> None
     for found in document.get_all_operations():
         operation = found.ok()
         for mode in GenerationMode:
-            some(given(case=operation.as_strategy(generation_mode=mode))(check))()
+            with contextlib.suppress(Unsatisfiable):  # a route without parameters cannot be asked wrongly
+                some(given(case=operation.as_strategy(generation_mode=mode))(check))()
     print(f"schemathesis: {sum(seen.values())} requests, {dict(sorted(seen.items()))}")  # noqa: T201
     assert {route for route, _ in seen} >= {"POST /v1/chat/completions", "POST /v1/completions", "GET /v1/models"}
     assert seen["POST /v1/chat/completions", 200] and seen["POST /v1/chat/completions", 400]

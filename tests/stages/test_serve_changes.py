@@ -32,7 +32,7 @@ SLEEPS = Serve.model_validate({"replicas": {"teacher": {"min_replicas": 0, "down
 @pytest.fixture(scope="module")
 def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Context]:
     with pytest.MonkeyPatch.context() as patch, session.ray_session(Compute()) as ensure:
-        patch.setenv(engines.VARIABLE, "engines:Scripted")
+        engines.under(patch, "Scripted")
         ensure()
         yield Context("", Compute(), Lines(io.StringIO()), 0.05, tmp_path_factory.mktemp("scratch"))
 
@@ -79,9 +79,9 @@ def test_a_student_gives_way_to_the_next_without_one_failed_request(
 ) -> None:
     before = servers("student")
     long: list[httpx.Response] = []
-    story = asking("student", script(pieces=40, piece_s=0.25), stream=True)
+    story = asking("student", script(40, 0.25), stream=True)
     reader = threading.Thread(target=lambda: long.append(ask(endpoint, story)))
-    with calling(endpoint.base_url, asking("student", script(piece_s=0.02))) as callers:
+    with calling(endpoint.base_url, asking("student", script(3, 0.02))) as callers:
         reader.start()
         second = Checkpoint(str(build_tiny_model(context.scratch / "second", layers=1)), "second")
         serve.replace(endpoint, {**models, "student": second}, SLEEPS, context)

@@ -110,6 +110,8 @@ def text_only(request: Request) -> str | None:
     messages = request.get("messages")
     for message in messages if isinstance(messages, list) else []:
         content = message.get("content") if isinstance(message, dict) else None
+        if not isinstance(content, str | list | None):
+            return "a message's 'content' is text or a list of parts"
         for part in content if isinstance(content, list) else []:
             if not isinstance(part, dict) or part.get("type") not in ("text", "refusal"):
                 return "only text parts are accepted in 'content'"

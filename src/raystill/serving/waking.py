@@ -4,12 +4,12 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from ray.serve.handle import DeploymentHandle
-from ray.serve.llm.ingress import OpenAiIngress
 
 from raystill.serving.doors import Doors
+from raystill.serving.stopping import StoppingIngress
 
 
-class WakingIngress(OpenAiIngress):  # type: ignore[misc]
+class WakingIngress(StoppingIngress):
     """`idle_s` says which models sleep, and after how many idle seconds; each model's card tells its state."""
 
     def __init__(
