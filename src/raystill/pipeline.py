@@ -218,9 +218,11 @@ def compare(recipe: Recipe, made: Line, do: Do) -> Line:
 
 
 def serve_and_ask(recipe: Recipe, group: list[str], made: Line, do: Do) -> None:
-    """Answers, loads and suites of some models; only those are served of which one is missing."""
+    """Answers, loads and suites of some models; only those are served of which one is missing, each by one engine of its
+    own."""
     own = {name: compared_as(recipe, name) for name in group}
-    with on_demand(lambda context: serve.serve(wanted, recipe.serve, context, own=own, port=0)) as endpoint:
+    alone = recipe.serve.model_copy(update={"replicas": 1, "adapters": False})
+    with on_demand(lambda context: serve.serve(wanted, alone, context, own=own, port=0)) as endpoint:
         asked = {name: answered(recipe, name, made, endpoint) for name in group}
         speeds: dict[str, list[Load]] = {}
         loaded = {name: measured(recipe, name, made, endpoint, speeds, lambda: unmeasured) for name in group}

@@ -831,6 +831,48 @@ class Evaluate(Block):
     resamples: int = setting(2000, "bootstrap resamples behind each interval", "two digits", identity=False, ge=100)
 
 
+class Replicas(Block):
+    """How many engines of a model there are, in Ray Serve's own words."""
+
+    min_replicas: int = setting(
+        1, "fewest; 0 lets the model sleep, and who asks for it then is told that it is warming up", "answers at once",
+        identity=False, ge=0,
+    )  # fmt: skip
+    max_replicas: int = setting(1, "most", "one fits a laptop", identity=False, ge=1)
+    target_ongoing_requests: float | None = setting(
+        None, "requests per engine above which one more is started", "three quarters of serve.max_ongoing",
+        identity=False, gt=0,
+    )  # fmt: skip
+    downscale_delay_s: float = setting(
+        600.0, "seconds without need of an engine until it is let go", "a large one takes minutes to load",
+        identity=False, ge=0,
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _some_replicas(self) -> Self:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(
+                f"max_replicas {self.max_replicas} is below min_replicas {self.min_replicas}; e.g. "
+                f"{{min_replicas: {self.min_replicas}, max_replicas: {max(1, self.min_replicas)}}}"
+            )
+        return self
+
+
+def _form_of_one(value: Any) -> str:
+    return "bounds" if isinstance(value, dict | Replicas) else "number"
+
+
+def _form_of_replicas(value: Any) -> str:
+    by_model = isinstance(value, dict) and not value.keys() & Replicas.model_fields.keys()
+    return "models" if by_model else _form_of_one(value)
+
+
+Count = Annotated[int, Field(ge=1), Tag("number")]
+Bounds = Annotated[Replicas, Tag("bounds")]
+OfOneModel = Annotated[Count | Bounds, Discriminator(_form_of_one)]
+OfEachModel = Annotated[dict[str, OfOneModel], Tag("models")]
+
+
 class Serve(Block):
     """How models are hosted."""
 
@@ -839,6 +881,14 @@ class Serve(Block):
         8000, "port of the endpoint", "usual for OpenAI-compatible servers", identity=False, ge=0, le=65535
     )
     engine: dict[str, Any] = setting({}, "any vLLM engine argument", "fitted to the machine", identity=True)
+    replicas: Annotated[Count | Bounds | OfEachModel, Discriminator(_form_of_replicas)] = setting(
+        1, "engines of each model: a number, bounds to grow and shrink in, or {teacher: …, student: …}; evaluate takes one",
+        "one fits a laptop", identity=False,
+    )  # fmt: skip
+    adapters: bool = setting(
+        False, "host students trained with train.lora as adapters over their base's one engine",
+        "merged, a student is what evaluate measured", identity=False,
+    )  # fmt: skip
     max_ongoing: int = setting(64, "requests running per model before queueing", "1.2 batches", identity=False, ge=1)
     max_queued: int = setting(256, "requests waiting per model before 503", "sheds load early", identity=False, ge=0)
     start_timeout_s: float = setting(
@@ -856,6 +906,11 @@ class Serve(Block):
     allow_origins: list[Annotated[str, Field(pattern=r"^https?://[\w.-]+(:\d+)?$")]] = setting(
         [], "web pages that browsers let ask, e.g. [https://app.example.com]", "none", identity=False
     )
+
+    def replicas_of(self, model: str) -> Replicas:
+        """How many engines host a model."""
+        asked = self.replicas.get(model, 1) if isinstance(self.replicas, dict) else self.replicas
+        return Replicas(min_replicas=asked, max_replicas=asked) if isinstance(asked, int) else asked
 
 
 class Prices(Block):
@@ -1014,6 +1069,10 @@ class Kubernetes(Block):
         None, "host:port of a Redis that keeps the served endpoint up while its head is replaced; see "
         "k8s/components/gcs-fault-tolerance", "one more thing to run", identity=False,
     )  # fmt: skip
+    upgrade: Literal["None", "NewCluster"] = setting(
+        "None", "what a changed RayService does: None changes models in place with a gap, NewCluster starts a second cluster "
+        "beside the first and goes over to it when it answers", "there need not be twice the GPUs", identity=False,
+    )  # fmt: skip
     retries: int = setting(2, "new clusters per stage after failures", "a lost head is rare", identity=False, ge=0)
     pending_minutes: int = setting(
         60, "longest wait for a stage's pods to run", "node pools grow in minutes; never for ever", identity=False, ge=1
@@ -1092,6 +1151,16 @@ class Recipe(Block):
             raise ValueError(f"'{clash.pop()}' is a teacher and a student; give one of them another name")
         return self
 
+    @model_validator(mode="after")
+    def _replicas_of_its_models(self) -> Self:
+        asked, there = self.serve.replicas, self.model_names()
+        if isinstance(asked, dict) and (gone := asked.keys() - set(there)):
+            raise ValueError(
+                f"serve.replicas names no model of this recipe: {', '.join(sorted(gone))}; there are: {', '.join(there)}, and "
+                f"bounds for all of them are {', '.join(Replicas.model_fields)}"
+            )
+        return self
+
     def all_teachers(self) -> dict[str, Teacher]:
         """Teachers by name, in order; a single one is called 'teacher'."""
         return dict(self.teachers) or {"teacher": self.teacher}
@@ -1099,6 +1168,11 @@ class Recipe(Block):
     def all_students(self) -> dict[str, Student]:
         """Students by name; a single one is called 'student'."""
         return {"student": self.student} if self.student else dict(self.students)
+
+    def model_names(self) -> list[str]:
+        """All that a run may compare and host: the teacher, each student before training, and each student."""
+        students = self.all_students()
+        return ["teacher", *(["baseline"] if self.student else (f"{name}-baseline" for name in students)), *students]
 
     def train_for(self, student: Student) -> Train:
         """`train` with this student's own changes, validated."""

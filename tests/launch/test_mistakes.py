@@ -51,6 +51,12 @@ def write(folder: Path, recipe: dict[str, Any]) -> str:
             "nodes of this type have 8", "write tensor_parallel: 8 and pipeline_parallel: 2",
         ),
         (values(student={"model": "./mine"}), "student", "does not exist", "check the path"),
+        (values(serve={"replicas": {"min_replicas": 0}}), "serve", "no pod is left", "min_replicas: 1"),
+        (
+            values(serve={"replicas": {"max_replicas": 2}, "engine": {"tensor_parallel_size": 8, "pipeline_parallel_size": 2}}),
+            "serve", "an engine over several nodes", "replicas: 2",
+        ),
+        (values(serve={"adapters": True}), "serve", "pods of its own", "leave it out"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_located_and_says_what_to_type(

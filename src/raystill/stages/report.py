@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from raystill import models, storage, tasks
-from raystill.artifacts import Artifact, Checkpoint, Table
+from raystill.artifacts import ADAPTER, Artifact, Checkpoint, Table
 from raystill.errors import DataError
 from raystill.metrics.compare import Comparison, compare
 from raystill.metrics.judged import Vote, judged
@@ -203,7 +203,7 @@ def _start(recipe: Recipe, name: str) -> str:
 def _weights_bytes(model: Checkpoint) -> int | None:
     """An adapter beside a model is merged into its weights, and no part of their size."""
     if model.manifest:
-        weights = (f for f in model.manifest.files if f.path.endswith(".safetensors") and "/adapter/" not in f.path)
+        weights = (f for f in model.manifest.files if f.path.endswith(".safetensors") and f"/{ADAPTER}/" not in f.path)
         return sum(f.bytes for f in weights) or None
     folder = Path(model.url)
     return sum(p.stat().st_size for p in folder.glob("*.safetensors")) or None if folder.is_dir() else None
