@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: help demo test test-all chaos check bench-generate bench-scale bench-serve bench-train bench-cluster lock
+.PHONY: help demo test test-all chaos check bench-generate bench-plan bench-scale bench-serve bench-train bench-cluster lock
 help:  ## what can be typed
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 
