@@ -25,6 +25,7 @@ from raystill import (
     trackers,
 )
 from raystill.errors import Problem, RaystillError, RecipeError
+from raystill.metrics.compare import AGREEMENT
 from raystill.recipe import (
     VALIDATION_LOSS,
     ByColumn,
@@ -41,6 +42,7 @@ from raystill.recipe import (
     Train,
 )
 from raystill.recipe_file import Loc, Located, mistakes
+from raystill.reporting.gate import RATIOS
 from raystill.serving import keys
 from raystill.stages import prepare, suite
 from raystill.tasks import own
@@ -54,7 +56,7 @@ def check(located: Located, gpu: bool | None = None) -> list[Problem]:
     training = functools.partial(_training, gpu)
     for look in (
         _plugins, _data, _task, _teacher, _endpoint, _evaluation, _students, _losses, _mixture, _rounds, _tune, training,
-        _early_stopping, _comparable, _owned, _budget, _keys, _root,
+        _early_stopping, _comparable, _owned, _budget, _gate, _keys, _root,
     ):  # fmt: skip
         found += look(located)
     # Students that share a block share its mistakes.
@@ -536,6 +538,33 @@ def _budget(located: Located) -> Iterator[Problem]:
             f"the budget is in US dollars and prices are in {recipe.prices.currency}, which are never converted",
             "prices: {currency: USD}, with all prices in US dollars",
         )
+
+
+def _gate(located: Located) -> Iterator[Problem]:
+    """A bound on what the report will not have."""
+    recipe = located.recipe
+    priced = recipe.prices.machine_hour or (recipe.teacher.endpoint and recipe.teacher.endpoint.price)
+    lacks = {
+        "cost_ratio": (not priced, "a cost needs a price", "prices: {machine_hour: …}"),
+        "users_ratio": (
+            recipe.evaluate.objective is None,
+            "users are counted within an objective, and there is none",
+            "evaluate: {objective: {latency_p95_s: …}}",
+        ),
+    }
+    if recipe.teacher.kind == "endpoint":
+        far = (True, "the teacher answers behind a URL, so nothing of it is known here", "take this bound out")
+        lacks |= dict.fromkeys(("latency_ratio", "memory_ratio", "users_ratio"), far)
+    known = _metrics(recipe)
+    for key in recipe.gate:
+        missing, what, fix = lacks.get(key, (False, "", ""))
+        if missing:
+            yield Problem(located.where("gate", key), f"{key}: {what}", fix)
+        elif key not in (*RATIOS, "retention", AGREEMENT) and known and key not in known:
+            told = ", ".join(("retention", *RATIOS, AGREEMENT, *known))
+            yield Problem(
+                located.where("gate", key), f"task {recipe.task.kind} has no metric '{key}'", f"one of {told}"
+            )
 
 
 def _keys(located: Located) -> Iterator[Problem]:

@@ -111,10 +111,15 @@ def run(
     ] = False,
     compute: ComputePath = None,
 ) -> None:
-    """Run a recipe to its report. Finished steps are reused; stop with Ctrl-C and run again to go on."""
+    """Run a recipe to its report. Finished steps are reused; stop with Ctrl-C and run again to go on.
+
+    Where the recipe has a gate, ends with 6 when a student misses it and with 7 when more test rows would decide.
+    """
     from raystill import live
 
     typer.echo(live.run(recipe, compute=compute, only=only, retry_rejected=retry_rejected))
+    if only in (None, "report"):
+        raise typer.Exit(live.exit_code(recipe))
 
 
 @app.command()
@@ -256,10 +261,11 @@ def chat(
 
 @app.command()
 def report(recipe: RecipePath) -> None:
-    """Make the report anew from what is there and print where it is."""
+    """Make the report anew from what is there and print where it is; ends as `run` does."""
     from raystill import live
 
     typer.echo(live.run(recipe, only="report"))
+    raise typer.Exit(live.exit_code(recipe))
 
 
 @app.command()

@@ -22,6 +22,7 @@ from raystill.models import resolve
 from raystill.noise import engine_log, telling_lines
 from raystill.recipe import Recipe
 from raystill.recipe_file import RecipeProblems
+from raystill.reporting import gate
 from raystill.reporting.search import named
 from raystill.reporting.table import next_steps, summary_table
 from raystill.view import Lines, Screen, view
@@ -52,6 +53,13 @@ def run(
         return f"{only} is done; see it with: raystill status {path}"
     report = json.loads(storage.read(storage.join(folder, "report.json")))
     return f"\n{summary_table(report)}\n\n{next_steps(path, folder)}"
+
+
+def exit_code(path: str) -> int:
+    """What the gate of a recipe's last report says to the shell: 0 also without a gate."""
+    recipe = recipe_file.load(path).recipe
+    report = json.loads(storage.read(storage.join(recipe.root, "reports", recipe.name, "report.json")))
+    return gate.EXIT_CODES[report["gate"]["verdict"]] if report["gate"] else 0
 
 
 def tune(path: str, *, out: str | None = None, compute: str | None = None) -> str:

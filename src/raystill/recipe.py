@@ -6,6 +6,7 @@ IDENTITY-free (`identity=False`) changes where or how something runs or is shown
 
 import difflib
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -926,6 +927,33 @@ class Prices(Block):
     currency: str = setting("USD", "its currency", "usual", identity=False)
 
 
+class Bound(Block):
+    """What a figure of the student must keep to; one of the two, or both."""
+
+    min: float | None = setting(None, "least value that is good enough", "'max' says what", identity=False)
+    max: float | None = setting(None, "largest value that is good enough", "'min' says what", identity=False)
+
+    @model_validator(mode="after")
+    def _bounds_something(self) -> Self:
+        if self.min is None and self.max is None:
+            raise ValueError("a bound needs min or max, e.g. retention: {min: 0.92}")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} lies above max {self.max:g}: no value meets both")
+        return self
+
+    def __str__(self) -> str:
+        least, most = self.min is not None, self.max is not None
+        return " and ".join([*([f">= {self.min:g}"] if least else []), *([f"<= {self.max:g}"] if most else [])])
+
+    def holds(self, value: float) -> bool:
+        """Whether a value is good enough."""
+        return (self.min is None or value >= self.min) and (self.max is None or value <= self.max)
+
+    def beyond(self, interval: Sequence[float]) -> bool:
+        """Whether all of an interval (low, high) is not."""
+        return (self.min is not None and interval[1] < self.min) or (self.max is not None and interval[0] > self.max)
+
+
 class Budget(Block):
     """What a run may cost."""
 
@@ -1116,6 +1144,10 @@ class Recipe(Block):
     tune: Tune | None = setting(None, "what `raystill tune` searches", "nothing", identity=False)
     evaluate: Evaluate = setting(Evaluate(), "how models are compared", "all test rows, greedy")
     serve: Serve = setting(Serve(), "how models are hosted", "this machine only")
+    gate: dict[str, Bound] = setting(
+        {}, "what a student must keep and save: retention, latency_ratio, memory_ratio, cost_ratio, users_ratio, any metric",
+        "nothing is asked", identity=False,
+    )  # fmt: skip
     prices: Prices = setting(Prices(), "what time costs", "unknown", identity=False)
     budget: Budget = setting(Budget(), "what a run may cost", "no limit", identity=False)
     compute: Compute = setting(Compute(), "where things run", "fitted to the machine", identity=False)

@@ -99,7 +99,8 @@ NO_IDENTITY = {
     "Kubernetes": set(recipe.Kubernetes.model_fields),
     "Hours": set(recipe.Hours.model_fields),
     "Judge": {"votes"},
-    "Recipe": {"tune", "prices", "budget", "compute", "trackers", "max_error_rate", "root"},
+    "Bound": {"min", "max"},
+    "Recipe": {"gate", "tune", "prices", "budget", "compute", "trackers", "max_error_rate", "root"},
 }
 
 

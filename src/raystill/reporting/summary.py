@@ -12,7 +12,9 @@ from raystill.metrics.bootstrap import CONFIDENCE
 from raystill.metrics.compare import TEACHER, Value
 from raystill.metrics.speed import holds, served
 from raystill.recipe import Recipe, Teacher
+from raystill.reporting.case_study import case_study
 from raystill.reporting.findings import Findings, Made, Model, Point, Rolled
+from raystill.reporting.gate import gate
 from raystill.reporting.judgement import judgement
 from raystill.reporting.suites import suite
 
@@ -83,7 +85,7 @@ def summary(found: Findings) -> Report:
     if first:
         shared = ("decided_by", "retention", "retention_interval", "speedup", "smaller")
         report |= {k: v for k, v in students[first].items() if k in shared}
-    return report
+    return report | {"gate": gate(recipe.gate, report), "case_study": case_study(report)}
 
 
 def teacher_source(recipe: Recipe) -> str:

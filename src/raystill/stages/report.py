@@ -16,9 +16,10 @@ from raystill.metrics.judged import Vote, judged
 from raystill.provenance import provenance
 from raystill.recipe import Cut, Judge, Recipe
 from raystill.records import Answer, Load, Prompt, SuiteScore, Verdict
-from raystill.reporting import judgement
+from raystill.reporting import judgement, plain
 from raystill.reporting.card import card
 from raystill.reporting.findings import Findings, Judgement, Made, Model, Point, Role, Rolled, Said
+from raystill.reporting.junit import junit
 from raystill.reporting.page import page
 from raystill.reporting.summary import finite, source, summary, teacher_source
 from raystill.serving import votes
@@ -81,6 +82,10 @@ def report(recipe: Recipe, made: Line) -> str:
     text = json.dumps(made_report, indent=2, ensure_ascii=False, allow_nan=False)
     storage.write(storage.join(folder, "report.json"), text.encode())
     storage.write(storage.join(folder, "report.html"), page(made_report, found).encode())
+    storage.write(storage.join(folder, "report.csv"), plain.as_csv(made_report).encode())
+    storage.write(storage.join(folder, "report.md"), plain.as_markdown(made_report).encode())
+    if made_report["gate"]:
+        storage.write(storage.join(folder, "gate.xml"), junit(recipe.name, made_report["gate"]).encode())
     if made_report["judge"]:
         storage.write(storage.join(folder, "judge.md"), judgement.table(made_report["judge"]).encode())
     for name in recipe.all_students():
