@@ -17,7 +17,7 @@ def junit(recipe: str, found: dict[str, Any]) -> str:
         case = ElementTree.SubElement(
             suite, "testcase", classname=f"{recipe}.{d['student']}", name=f"{d['key']} {d['bound']}"
         )
-        said = f"{d['value']}, {d['why']}"
+        said = f"{d['value']:.4g}, {d['why']}" if d["value"] is not None else d["why"]
         if d["verdict"] == FAIL:
             ElementTree.SubElement(case, "failure", message=said)
         elif d["verdict"] == INCONCLUSIVE:
