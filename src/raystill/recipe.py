@@ -829,6 +829,12 @@ class Evaluate(Block):
         None, "a model that reads the answers", "the task's own metrics decide", identity=False
     )
     suites: dict[Name, Suite] = setting({}, "further test data by name", "the held-out rows alone", identity=False)
+    slices: list[str] = setting(
+        [],
+        "columns by which the report tells right answers apart, beside class and length",
+        "those two",
+        identity=False,
+    )
     resamples: int = setting(2000, "bootstrap resamples behind each interval", "two digits", identity=False, ge=100)
 
 

@@ -75,7 +75,7 @@ NO_IDENTITY = {
     "Budget": set(recipe.Budget.model_fields),
     "Student": {"model"},
     "Train": {"checkpoint_every"},
-    "Evaluate": {"concurrency", "together", "judge", "suites", "resamples"},
+    "Evaluate": {"concurrency", "together", "judge", "suites", "resamples", "slices"},
     "Suite": {"data", "lm_eval"},
     "Serve": {
         "host",

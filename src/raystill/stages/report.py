@@ -284,6 +284,7 @@ def _said(prompts: list[Prompt], answers: Mapping[str, list[Answer]], comparison
             reference=p.reference,
             answers={name: texts[name, p.id] for name in answers if (name, p.id) in texts},
             right={name: right.get((name, p.id)) for name in answers},
+            columns=json.loads(p.columns),
         )
         for p in prompts
     ]
