@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: help demo test test-all chaos check bench-generate bench-plan bench-scale bench-train bench-cluster lock
+.PHONY: help demo test test-all chaos check bench-generate bench-scale bench-serve bench-train bench-cluster lock
 help:  ## what can be typed
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 
@@ -52,6 +52,9 @@ bench-plan: $(READY)  ## what a plan of the demo says after a rehearsal, beside 
 
 bench-scale: $(READY)  ## the control plane with scripted replicas, a million rows, 2,000 API requests at once (about 15 minutes)
 	@$(BIN)/python bench/scale.py
+
+bench-serve: $(READY)  ## our endpoint against vllm serve, evaluate against a bare client (about half an hour on two cores)
+	@$(BIN)/python bench/serve.py
 
 bench-train: $(READY)  ## training against bare DeepSpeed, torchrun and TRL (about half an hour on two cores)
 	@$(BIN)/python bench/train.py

@@ -124,7 +124,7 @@ def three_nodes() -> Iterator[Callable[[], str]]:
 
     try:
         exports = script("start").splitlines()[0].removeprefix("export ").split()
-        os.environ.update(each.split("=", 1) for each in exports)
+        os.environ.update({name: value for name, _, value in (each.partition("=") for each in exports)})
         yield lambda: script("start")
     finally:
         script("stop")

@@ -181,7 +181,19 @@ def test_the_rows_of_a_teachers_own_recipe_are_not_the_students(tmp_path: Path) 
     }
     (tmp_path / "first.yaml").write_text(yaml.safe_dump(first))
     (prepare, *_) = planning.plan(str(tmp_path / "first.yaml")).steps
-    manifest = Manifest("prompts", 1, "prepare", 1, prepare.fingerprint, {}, {}, [], {"rows": {"train": 850, "validation": 50, "test": 100}}, {}, {})
+    manifest = Manifest(
+        "prompts",
+        1,
+        "prepare",
+        1,
+        prepare.fingerprint,
+        {},
+        {},
+        [],
+        {"rows": {"train": 850, "validation": 50, "test": 100}},
+        {},
+        {},
+    )
     storage.write(f"{prepare.url}/manifest.json", manifest.dump())
     second = first | {"name": "second", "teacher": {"recipe": str(tmp_path / "first.yaml")}}
     second["data"] = {"train": str(tmp_path / "rows.jsonl"), "limit": 100}

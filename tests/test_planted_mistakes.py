@@ -169,7 +169,7 @@ def a_gpu_that_is_none(sound: Sound) -> None:
         (a_key_in_the_recipe, "never the key", "export ENDPOINT_KEY=…"),
         (a_key_that_is_not_set, "NO_SUCH_KEY holds no key", "export NO_SUCH_KEY=…"),
         (a_key_that_is_refused, "401", "key"),
-        (a_model_that_the_endpoint_has_not, "no such model", "check teacher.endpoint.url and teacher.endpoint.model"),
+        (a_model_that_the_endpoint_has_not, "no such model", "check the endpoint's url and model"),
         (a_budget_that_counts_nothing, "nothing spent could be counted", "prices: {machine_hour: …}"),
         (a_column_that_is_not_there, "'refrence', which does not exist", "there are id, prompt, reference"),
         (an_image_by_tag, "latest", "sha256"),

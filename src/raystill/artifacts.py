@@ -31,6 +31,8 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 WEIGHTS = ".safetensors"
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
 """What is fetched of a hub model: configuration, weights that hold no code, and every form of tokenizer."""
+ADAPTER = "adapter"
+"""The folder, in that of a model trained with LoRA, of the adapter that is merged into its weights."""
 A = TypeVar("A", bound="Artifact")
 
 

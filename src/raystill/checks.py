@@ -29,6 +29,7 @@ from raystill.recipe import (
     VALIDATION_LOSS,
     ByColumn,
     Cut,
+    Endpoint,
     Generate,
     Loss,
     Random,
@@ -40,7 +41,8 @@ from raystill.recipe import (
     Train,
 )
 from raystill.recipe_file import Loc, Located, mistakes
-from raystill.stages import prepare
+from raystill.serving import keys
+from raystill.stages import prepare, suite
 from raystill.tasks import own
 from raystill.teachers import endpoint
 from raystill.training import fits, layermap, pairs, zero
@@ -51,8 +53,8 @@ def check(located: Located, gpu: bool | None = None) -> list[Problem]:
     found: list[Problem] = []
     training = functools.partial(_training, gpu)
     for look in (
-        _plugins, _data, _task, _teacher, _endpoint, _students, _losses, _mixture, _rounds, _tune, training, _early_stopping,
-        _comparable, _owned, _budget, _root,
+        _plugins, _data, _task, _teacher, _endpoint, _evaluation, _students, _losses, _mixture, _rounds, _tune, training,
+        _early_stopping, _comparable, _owned, _budget, _keys, _root,
     ):  # fmt: skip
         found += look(located)
     # Students that share a block share its mistakes.
@@ -142,10 +144,14 @@ def _teacher(located: Located) -> Iterator[Problem]:
 
 def _endpoint(located: Located) -> Iterator[Problem]:
     recipe = located.recipe
-    for name, teacher in recipe.all_teachers().items():
-        if (block := teacher.endpoint) is None:
+    asked: dict[Loc, Endpoint | None] = {
+        ("teachers", name) if recipe.teachers else ("teacher",): teacher.endpoint
+        for name, teacher in recipe.all_teachers().items()
+    }
+    asked[("evaluate", "judge")] = recipe.evaluate.judge.endpoint if recipe.evaluate.judge else None
+    for loc, block in asked.items():
+        if block is None:
             continue
-        loc: Loc = ("teachers", name) if recipe.teachers else ("teacher",)
         yield from _attempt(located, (*loc, "endpoint"), endpoint.key, block)
         if recipe.budget.usd is not None and not (block.price and (block.price.input or block.price.output)):
             yield Problem(
@@ -153,6 +159,29 @@ def _endpoint(located: Located) -> Iterator[Problem]:
                 "a budget needs the endpoint's price, or nothing spent could be counted",
                 f"{'.'.join(map(str, loc))}.endpoint: price: {{input: …, output: …}}, in US dollars per million tokens",
             )
+
+
+def _evaluation(located: Located) -> Iterator[Problem]:
+    """A judge that is none of the models, and suites that are not there."""
+    recipe, config = located.recipe, located.recipe.evaluate
+    students = recipe.all_students()
+    there = [
+        *recipe.all_teachers(),
+        *students,
+        *(["baseline"] if recipe.student else [f"{n}-baseline" for n in students]),
+    ]
+    if config.judge and config.judge.model is not None and config.judge.model not in there:
+        yield Problem(
+            located.where("evaluate", "judge", "model"),
+            f"'{config.judge.model}' is no model of this recipe, so it cannot judge",
+            f"one of {', '.join(there)}, or an endpoint: {{url: …, model: …}}",
+        )
+    for name, of in config.suites.items():
+        if of.lm_eval is not None:
+            yield from _attempt(located, ("evaluate", "suites", name, "lm_eval"), suite.refuse_absent, of.lm_eval)
+        for path in [of.data] if isinstance(of.data, str) else of.data or []:
+            if not (storage.is_s3(path) or sources.is_hub_id(path)):
+                yield from _attempt(located, ("evaluate", "suites", name, "data"), sources.find, path)
 
 
 def _form(form: Structured) -> None:
@@ -507,6 +536,12 @@ def _budget(located: Located) -> Iterator[Problem]:
             f"the budget is in US dollars and prices are in {recipe.prices.currency}, which are never converted",
             "prices: {currency: USD}, with all prices in US dollars",
         )
+
+
+def _keys(located: Located) -> Iterator[Problem]:
+    file = located.recipe.serve.keys_file
+    if file and not storage.is_s3(file):
+        yield from _attempt(located, ("serve", "keys_file"), keys.known, None, file)
 
 
 def _root(located: Located) -> Iterator[Problem]:

@@ -228,11 +228,18 @@ def path(
 
 
 @app.command()
-def serve(recipe: RecipePath, port: Annotated[int | None, typer.Option(help="Port; 0 is a free one.")] = None) -> None:
+def serve(
+    recipe: RecipePath,
+    port: Annotated[int | None, typer.Option(help="Port; 0 is a free one.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="A model to host, may be repeated; without it all.")] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="When a run makes new models, host those; no request fails meanwhile.")
+    ] = False,
+) -> None:
     """Host teacher, baseline and student behind one OpenAI-compatible endpoint until Ctrl-C."""
     from raystill import live
 
-    live.serve(recipe, port)
+    live.serve(recipe, port, model or [], follow)
 
 
 @app.command()

@@ -267,7 +267,7 @@ ELSEWHERE = {
 
 
 class Endpoint(Block):
-    """A teacher behind an OpenAI-compatible URL: a vendor's, a gateway's or your own."""
+    """A model behind an OpenAI-compatible URL: a vendor's, a gateway's or your own."""
 
     url: str = required("its base, e.g. https://api.openai.com/v1; without a path /v1 is added")
     model: str = required("the model's name there", min_length=1)
@@ -726,6 +726,84 @@ class Tune(Block):
 SEARCHED = ("learning_rate", "batch_size", "epochs", "alpha", "beta", "temperature", "k")
 
 
+class Objective(Block):
+    """What users may wait at most, each in seconds for 95 of 100 requests; at least one of these."""
+
+    ttft_p95_s: float | None = setting(None, "to the first token", "no limit", gt=0)
+    tpot_p95_s: float | None = setting(None, "per output token after it", "no limit", gt=0)
+    latency_p95_s: float | None = setting(None, "for the whole answer", "no limit", gt=0)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError(f"an objective needs a limit: {', '.join(type(self).model_fields)}; e.g. ttft_p95_s: 1.0")
+        return self
+
+
+RUBRIC = "It answers what was asked, is right, leaves out nothing that matters and adds nothing that does not."
+
+
+class Judge(Block):
+    """A model that reads the answers to held-out prompts. Its figures stand beside the task's own and decide nothing."""
+
+    endpoint: Endpoint | None = setting(None, "the URL where it answers", "'model' says who")
+    model: str | None = setting(
+        None,
+        "a teacher of this recipe, baseline or a student; one with weights is served again for it",
+        "a URL is given",
+    )
+    mode: Literal["pairwise", "rubric"] = setting(
+        "pairwise", "pairwise (which of two answers is better, asked in both orders) or rubric (1 to 5 for each answer)",
+        "models tell better from worse more surely than how good",
+    )  # fmt: skip
+    against: list[str] = setting(
+        ["teacher", "baseline"], "whose answers each student's are held against when pairwise", "what it keeps and gains",
+        min_length=1,
+    )  # fmt: skip
+    rubric: str = setting(RUBRIC, "what makes an answer good, in words", "holds for most tasks", min_length=1)
+    rows: int | None = setting(200, "at most so many held-out rows, chosen by hash", "bounds the cost", ge=1)
+    max_tokens: int = setting(512, "longest verdict in tokens", "a few, or a short thought before them", ge=1)
+    structured: bool = setting(False, "ask for the verdict's form by a JSON schema", "not every endpoint knows it")
+    votes: str | None = setting(
+        None,
+        "folder of people's votes, with whom its agreement is told",
+        "those of this recipe's playground",
+        identity=False,
+    )
+
+    @model_validator(mode="after")
+    def _one_judge(self) -> Self:
+        if (self.endpoint is None) == (self.model is None):
+            raise ValueError(
+                "a judge is one of 'endpoint' and 'model'; e.g. endpoint: {url: https://api.openai.com/v1, model: gpt-4.1, "
+                "key_env: OPENAI_API_KEY}, or model: teacher"
+            )
+        if gone := set(self.against) - {"teacher", "baseline"}:
+            raise ValueError(f"'against' takes teacher and baseline, not '{gone.pop()}'")
+        return self
+
+
+class Suite(Block):
+    """Further questions to every compared model; exactly one of 'data' and 'lm_eval'."""
+
+    data: Paths | None = setting(
+        None, "rows in the form of 'data', measured by the task's own metrics", "another form", identity=False
+    )
+    lm_eval: str | None = setting(
+        None, "a task of lm-eval that generates text: its name, or the YAML file of one", "another form", identity=False
+    )
+    limit: int | None = setting(None, "at most so many rows", "all of them", ge=1)
+    fewshot: int | None = setting(None, "examples before each question of an lm-eval task", "as the task says", ge=0)
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if (self.data is None) == (self.lm_eval is None):
+            raise ValueError("a suite is one of 'data' and 'lm_eval'; e.g. hard: {data: hard.jsonl}")
+        if self.fewshot is not None and self.lm_eval is None:
+            raise ValueError("'fewshot' says nothing to rows of your own, only to an lm-eval task; remove it")
+        return self
+
+
 class Evaluate(Block):
     """How models are compared: over HTTP, on rows nobody learnt from."""
 
@@ -737,9 +815,62 @@ class Evaluate(Block):
         8, "requests in flight while answering", "keeps a small server busy", identity=False, ge=1
     )
     load: list[int] = setting([1, 8], "concurrencies at which speed is measured", "alone and shared", min_length=1)
-    load_requests: int = setting(32, "requests per speed measurement", "seconds per model", ge=1)
+    load_requests: int = setting(
+        32, "least requests per speed measurement; at least four per user", "seconds per model", ge=1
+    )
+    objective: Objective | None = setting(
+        None, "what users may wait; then further loads are measured, 1, 4, 16, … users, to find how many are served",
+        "the stated loads alone",
+    )  # fmt: skip
+    max_users: int = setting(256, "most users that are tried", "minutes per model", ge=1, le=4096)
     together: bool = setting(False, "serve all models at once", "one at a time fits any machine", identity=False)
+    judge: Judge | None = setting(
+        None, "a model that reads the answers", "the task's own metrics decide", identity=False
+    )
+    suites: dict[Name, Suite] = setting({}, "further test data by name", "the held-out rows alone", identity=False)
     resamples: int = setting(2000, "bootstrap resamples behind each interval", "two digits", identity=False, ge=100)
+
+
+class Replicas(Block):
+    """How many engines of a model there are, in Ray Serve's own words."""
+
+    min_replicas: int = setting(
+        1, "fewest; 0 lets the model sleep, and who asks for it then is told that it is warming up", "answers at once",
+        identity=False, ge=0,
+    )  # fmt: skip
+    max_replicas: int = setting(1, "most", "one fits a laptop", identity=False, ge=1)
+    target_ongoing_requests: float | None = setting(
+        None, "requests per engine above which one more is started", "three quarters of serve.max_ongoing",
+        identity=False, gt=0,
+    )  # fmt: skip
+    downscale_delay_s: float = setting(
+        600.0, "seconds without need of an engine until it is let go", "a large one takes minutes to load",
+        identity=False, ge=0,
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _some_replicas(self) -> Self:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(
+                f"max_replicas {self.max_replicas} is below min_replicas {self.min_replicas}; e.g. "
+                f"{{min_replicas: {self.min_replicas}, max_replicas: {max(1, self.min_replicas)}}}"
+            )
+        return self
+
+
+def _form_of_one(value: Any) -> str:
+    return "bounds" if isinstance(value, dict | Replicas) else "number"
+
+
+def _form_of_replicas(value: Any) -> str:
+    by_model = isinstance(value, dict) and not value.keys() & Replicas.model_fields.keys()
+    return "models" if by_model else _form_of_one(value)
+
+
+Count = Annotated[int, Field(ge=1), Tag("number")]
+Bounds = Annotated[Replicas, Tag("bounds")]
+OfOneModel = Annotated[Count | Bounds, Discriminator(_form_of_one)]
+OfEachModel = Annotated[dict[str, OfOneModel], Tag("models")]
 
 
 class Serve(Block):
@@ -750,6 +881,14 @@ class Serve(Block):
         8000, "port of the endpoint", "usual for OpenAI-compatible servers", identity=False, ge=0, le=65535
     )
     engine: dict[str, Any] = setting({}, "any vLLM engine argument", "fitted to the machine", identity=True)
+    replicas: Annotated[Count | Bounds | OfEachModel, Discriminator(_form_of_replicas)] = setting(
+        1, "engines of each model: a number, bounds to grow and shrink in, or {teacher: …, student: …}; evaluate takes one",
+        "one fits a laptop", identity=False,
+    )  # fmt: skip
+    adapters: bool = setting(
+        False, "host students trained with train.lora as adapters over their base's one engine",
+        "merged, a student is what evaluate measured", identity=False,
+    )  # fmt: skip
     max_ongoing: int = setting(64, "requests running per model before queueing", "1.2 batches", identity=False, ge=1)
     max_queued: int = setting(256, "requests waiting per model before 503", "sheds load early", identity=False, ge=0)
     start_timeout_s: float = setting(
@@ -760,6 +899,18 @@ class Serve(Block):
         4096, "longest answer a request may ask for", "bounds one request's cost", identity=False, ge=1
     )
     max_body_bytes: int = setting(1 << 20, "largest request", "longer is no prompt", identity=False, ge=1024)
+    keys_file: str | None = setting(
+        None, "YAML of named keys and their limits, a path or s3:// (docs/serve.md)",
+        "one key, in the environment's RAYSTILL_API_KEY", identity=False,
+    )  # fmt: skip
+    allow_origins: list[Annotated[str, Field(pattern=r"^https?://[\w.-]+(:\d+)?$")]] = setting(
+        [], "web pages that browsers let ask, e.g. [https://app.example.com]", "none", identity=False
+    )
+
+    def replicas_of(self, model: str) -> Replicas:
+        """How many engines host a model."""
+        asked = self.replicas.get(model, 1) if isinstance(self.replicas, dict) else self.replicas
+        return Replicas(min_replicas=asked, max_replicas=asked) if isinstance(asked, int) else asked
 
 
 class Prices(Block):
@@ -918,6 +1069,10 @@ class Kubernetes(Block):
         None, "host:port of a Redis that keeps the served endpoint up while its head is replaced; see "
         "k8s/components/gcs-fault-tolerance", "one more thing to run", identity=False,
     )  # fmt: skip
+    upgrade: Literal["None", "NewCluster"] = setting(
+        "None", "what a changed RayService does: None changes models in place with a gap, NewCluster starts a second cluster "
+        "beside the first and goes over to it when it answers", "there need not be twice the GPUs", identity=False,
+    )  # fmt: skip
     retries: int = setting(2, "new clusters per stage after failures", "a lost head is rare", identity=False, ge=0)
     pending_minutes: int = setting(
         60, "longest wait for a stage's pods to run", "node pools grow in minutes; never for ever", identity=False, ge=1
@@ -996,6 +1151,16 @@ class Recipe(Block):
             raise ValueError(f"'{clash.pop()}' is a teacher and a student; give one of them another name")
         return self
 
+    @model_validator(mode="after")
+    def _replicas_of_its_models(self) -> Self:
+        asked, there = self.serve.replicas, self.model_names()
+        if isinstance(asked, dict) and (gone := asked.keys() - set(there)):
+            raise ValueError(
+                f"serve.replicas names no model of this recipe: {', '.join(sorted(gone))}; there are: {', '.join(there)}, and "
+                f"bounds for all of them are {', '.join(Replicas.model_fields)}"
+            )
+        return self
+
     def all_teachers(self) -> dict[str, Teacher]:
         """Teachers by name, in order; a single one is called 'teacher'."""
         return dict(self.teachers) or {"teacher": self.teacher}
@@ -1003,6 +1168,11 @@ class Recipe(Block):
     def all_students(self) -> dict[str, Student]:
         """Students by name; a single one is called 'student'."""
         return {"student": self.student} if self.student else dict(self.students)
+
+    def model_names(self) -> list[str]:
+        """All that a run may compare and host: the teacher, each student before training, and each student."""
+        students = self.all_students()
+        return ["teacher", *(["baseline"] if self.student else (f"{name}-baseline" for name in students)), *students]
 
     def train_for(self, student: Student) -> Train:
         """`train` with this student's own changes, validated."""

@@ -73,7 +73,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "curate": ("curate", "mix"),
     "score": ("score",),
     "train": ("initialize", "train"),
-    "evaluate": ("answer", "load"),
+    "evaluate": ("answer", "load", "suite", "judge"),
     "report": (),
 }
 """What --only may name, and the stages whose missing steps it then makes."""

@@ -51,6 +51,12 @@ def write(folder: Path, recipe: dict[str, Any]) -> str:
             "nodes of this type have 8", "write tensor_parallel: 8 and pipeline_parallel: 2",
         ),
         (values(student={"model": "./mine"}), "student", "does not exist", "check the path"),
+        (values(serve={"replicas": {"min_replicas": 0}}), "serve", "no pod is left", "min_replicas: 1"),
+        (
+            values(serve={"replicas": {"max_replicas": 2}, "engine": {"tensor_parallel_size": 8, "pipeline_parallel_size": 2}}),
+            "serve", "an engine over several nodes", "replicas: 2",
+        ),
+        (values(serve={"adapters": True}), "serve", "pods of its own", "leave it out"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_located_and_says_what_to_type(
@@ -85,6 +91,12 @@ def test_an_endpoints_key_is_in_a_secret(tmp_path: Path, monkeypatch: pytest.Mon
     secrets = {"RAYSTILL_API_KEY": "serve/key", "API_KEY": "api/key"}
     made = submission.dry_run(write(tmp_path, values(teacher=ENDPOINT, kubernetes={"secrets": secrets})))
     assert "RayJob     small-train" in made.remarks
+
+
+def test_a_file_of_keys_lies_in_the_store(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"aws s3 cp keys.yaml s3://"):
+        submission.dry_run(write(tmp_path, values(serve={"keys_file": "keys.yaml"})))
+    submission.dry_run(write(tmp_path, values(serve={"keys_file": "s3://bucket/keys.yaml"})))
 
 
 def test_data_of_this_machine_is_named_and_the_pods_read_its_copy(tmp_path: Path) -> None:

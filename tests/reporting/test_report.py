@@ -27,8 +27,10 @@ def recipe(root: Path, **more: object) -> Recipe:
     )  # fmt: skip
 
 
-def table(url: Path, kind: str, *parts: artifacts.File, counts: dict[str, object] | None = None) -> Table:
-    manifest = Manifest(kind, 1, kind, 1, "abc", {}, {}, list(parts), counts or {}, {}, {"elapsed_s": 1.5})
+def table(
+    url: Path, kind: str, *parts: artifacts.File, counts: dict[str, object] | None = None, stage: str | None = None
+) -> Table:
+    manifest = Manifest(kind, 1, stage or kind, 1, "abc", {}, {}, list(parts), counts or {}, {}, {"elapsed_s": 1.5})
     return artifacts.commit(Table, str(url), manifest)
 
 

@@ -22,7 +22,7 @@ AT: Loc = ("compute", "kubernetes")
 def mistakes(located: Located) -> list[Problem]:
     """All of them: the recipe's own, then those of running it where this machine's files are not."""
     found = check(located, gpu=True)
-    for look in (_root, _models, _names, _images, _variables, _sizes):
+    for look in (_root, _models, _keys, _names, _images, _variables, _sizes):
         found += look(located)
     return found
 
@@ -78,6 +78,16 @@ def local_models(located: Located) -> list[tuple[Loc, str]]:
         for loc, model in named
         if model and model != "teacher" and not storage.is_s3(model) and looks_local(model)
     ]
+
+
+def _keys(located: Located) -> Iterator[Problem]:
+    file = located.recipe.serve.keys_file
+    if file and not storage.is_s3(file):
+        yield Problem(
+            located.where("serve", "keys_file"),
+            f"{file} is a file of this machine, and no pod sees it",
+            f"aws s3 cp {file} s3://BUCKET/PREFIX where only the endpoint's service account reads, and that address here",
+        )
 
 
 def _names(located: Located) -> Iterator[Problem]:
@@ -146,7 +156,7 @@ def _variables(located: Located) -> Iterator[Problem]:
 def _sizes(located: Located) -> Iterator[Problem]:
     recipe, asked = located.recipe, located.recipe.compute.kubernetes
     try:
-        groups = [group for stage in sizes.stages(recipe) for group in stage.groups] + sizes.served(recipe)
+        groups, served = [group for stage in sizes.stages(recipe) for group in stage.groups], sizes.served(recipe)
     except RecipeError as e:
         what, _, fix = str(e).partition("; ")
         yield Problem(located.where(*(AT if "kubernetes" in what else ("compute", "generate"))), what, fix)
@@ -161,3 +171,12 @@ def _sizes(located: Located) -> Iterator[Problem]:
     if any(group.hosts > 1 for group in elastic):
         said = "an engine over several nodes holds its place from the start, so their number cannot grow"
         yield Problem(located.where("compute", "generate", "replicas"), said, f"replicas: {most}")
+    if any(group.hosts > 1 and group.elastic for group in served):
+        said = "an engine over several nodes holds its place from the start, so their number cannot grow"
+        yield Problem(located.where("serve", "replicas"), said, f"replicas: {served[0].most}")
+    if recipe.serve.adapters:
+        said = "a RayService gives each student an engine and pods of its own"
+        yield Problem(located.where("serve", "adapters"), said, "leave it out")
+    if not any(group.least for group in served):
+        said = "when every student sleeps no pod is left that the endpoint itself could answer from"
+        yield Problem(located.where("serve", "replicas"), said, "min_replicas: 1 for one of them")

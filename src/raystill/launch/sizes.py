@@ -48,9 +48,10 @@ def stages(recipe: Recipe) -> list[Stage]:
 
 
 def served(recipe: Recipe) -> list[Group]:
-    """Worker pods of the served endpoint: one per student."""
+    """Worker pods of the served endpoint: a group per student, which grows as its engines do."""
     pods, hosts = _split(_engine(recipe.serve.engine), node_of(recipe), "serve.engine")
-    return [Group(name, pods, hosts) for name in recipe.all_students()]
+    bounds = {name: recipe.serve.replicas_of(name) for name in recipe.all_students()}
+    return [Group(name, pods, hosts, each.min_replicas, each.max_replicas) for name, each in bounds.items()]
 
 
 def fitted(recipe: Recipe) -> Compute:

@@ -28,8 +28,8 @@ _REDIRECTS = "redirects, which is never followed, since the key would go along; 
 HOPELESS = {
     **dict.fromkeys((301, 302, 303, 307, 308), _REDIRECTS),
     402: "asks for payment; top up the account and run again: finished units are kept",
-    404: "knows no such address or no such model; check teacher.endpoint.url and teacher.endpoint.model",
-    405: "takes no chat completions at this address; check teacher.endpoint.url",
+    404: "knows no such address or no such model; check the endpoint's url and model",
+    405: "takes no chat completions at this address; check the endpoint's url",
 }
 """Statuses that no other prompt would change."""
 TRUNCATED = ("length", "max_tokens")
