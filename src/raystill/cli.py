@@ -260,10 +260,18 @@ def chat(
 
 
 @app.command()
-def report(recipe: RecipePath) -> None:
+def report(
+    recipe: RecipePath,
+    compare: Annotated[
+        str | None, typer.Option(help="Another recipe, whose last report is set beside this one's.")
+    ] = None,
+) -> None:
     """Make the report anew from what is there and print where it is; ends as `run` does."""
     from raystill import live
 
+    if compare is not None:
+        typer.echo(live.beside(recipe, compare))
+        return
     typer.echo(live.run(recipe, only="report"))
     raise typer.Exit(live.exit_code(recipe))
 

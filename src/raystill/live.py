@@ -55,6 +55,16 @@ def run(
     return f"\n{summary_table(report)}\n\n{next_steps(path, folder)}"
 
 
+def beside(path: str, other: str) -> str:
+    """A recipe's last report beside that of another, which stands first."""
+    from raystill.reporting import beside as told
+    from raystill.stages import report
+
+    recipes = [recipe_file.load(at).recipe for at in (other, path)]
+    (first, rows), (second, more) = (report.read(recipe) for recipe in recipes)
+    return "\n".join(told.beside(first, second, (rows, more), recipes[1].evaluate.resamples))
+
+
 def exit_code(path: str) -> int:
     """What the gate of a recipe's last report says to the shell: 0 also without a gate."""
     recipe = recipe_file.load(path).recipe

@@ -6,16 +6,16 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from raystill import models, storage, tasks
-from raystill.artifacts import ADAPTER, Artifact, Checkpoint, Table
-from raystill.errors import DataError
+from raystill.artifacts import ADAPTER, Artifact, Checkpoint, Table, decode, encode
+from raystill.errors import DataError, RecipeError
 from raystill.metrics.compare import Comparison, compare
 from raystill.metrics.judged import Vote, judged
 from raystill.provenance import provenance
 from raystill.recipe import Cut, Judge, Recipe
-from raystill.records import Answer, Load, Prompt, SuiteScore, Verdict
+from raystill.records import Answer, Load, Metric, Prompt, SuiteScore, Verdict
 from raystill.reporting import judgement, plain
 from raystill.reporting.card import card
 from raystill.reporting.findings import Findings, Judgement, Made, Model, Point, Role, Rolled, Said
@@ -23,6 +23,9 @@ from raystill.reporting.junit import junit
 from raystill.reporting.page import page
 from raystill.reporting.summary import finite, source, summary, teacher_source
 from raystill.serving import votes
+
+ROWS = "rows.parquet"
+"""Values of single answers, in a report's folder."""
 
 
 class Round(Protocol):
@@ -82,6 +85,7 @@ def report(recipe: Recipe, made: Line) -> str:
     text = json.dumps(made_report, indent=2, ensure_ascii=False, allow_nan=False)
     storage.write(storage.join(folder, "report.json"), text.encode())
     storage.write(storage.join(folder, "report.html"), page(made_report, found).encode())
+    storage.write(storage.join(folder, ROWS), encode(Metric, found.comparison.per_row))
     storage.write(storage.join(folder, "report.csv"), plain.as_csv(made_report).encode())
     storage.write(storage.join(folder, "report.md"), plain.as_markdown(made_report).encode())
     if made_report["gate"]:
@@ -92,6 +96,15 @@ def report(recipe: Recipe, made: Line) -> str:
         file = "MODEL_CARD.md" if recipe.student else f"MODEL_CARD-{name}.md"
         storage.write(storage.join(folder, file), card(made_report, found, name).encode())
     return folder
+
+
+def read(recipe: Recipe) -> tuple[dict[str, Any], list[Metric]]:
+    """The last report of a recipe, and its values of single answers. Raises RecipeError when there is none."""
+    folder = storage.join(recipe.root, "reports", recipe.name)
+    if not storage.exists(storage.join(folder, ROWS)):
+        raise RecipeError(f"'{recipe.name}' has no report under {recipe.root}; make it: raystill report RECIPE")
+    made: dict[str, Any] = json.loads(storage.read(storage.join(folder, "report.json")))
+    return made, list(decode(Metric, storage.read(storage.join(folder, ROWS)), folder))
 
 
 def gather(recipe: Recipe, made: Line) -> Findings:
