@@ -12,7 +12,9 @@ speaks for asking other rows. Both are of 95%. Mass is what the student gives to
 tokens of held-out answers, beside the teacher's own.
 
 Expected before measuring: soft above text by some points, since a token's targets say of every word what text says of one;
-drawn about as soft; the wrong losses as good in accuracy, for greedy answers do not show a mass, and wrong in mass.
+drawn about as soft; layers above soft early, for a layer's direction says more than its output; on-policy no better than
+soft at equal steps where answers are short; the wrong losses as good in accuracy, for greedy answers do not show a mass, and
+wrong in mass.
 """
 
 import argparse
@@ -39,11 +41,22 @@ ARMS: dict[str, dict[str, Any]] = {
     "text": {},
     "soft": SOFT,
     "soft-half": {**SOFT, "train": {**SOFT["train"], "epochs": 0.5}},
+    "soft-quarter": {**SOFT, "train": {**SOFT["train"], "epochs": 0.25}},
     "drawn": {"score": {"support": "sampled", "draws": 12}, "train": {"loss": {"kind": "forward_kl"}}},
+    "layers": {
+        "train": {"teacher": "live", "loss": {"kind": "forward_kl", "layers": {}, "attention": {"weight": 0.1}}}
+    },
+    "on-policy": {
+        **SOFT,
+        "train": {**SOFT["train"], "epochs": 0.75},
+        "rounds": 1,
+        "on_policy": {"train": {"epochs": 0.25, "loss": {"kind": "reverse_kl"}}},
+    },
     "truncated": {"score": {"k": 20}, "train": {"loss": {"kind": "wrong_losses:truncated"}}},
     "renormalised": {"score": {"k": 20}, "train": {"loss": {"kind": "wrong_losses:renormalised"}}},
 }
-"""Changes to the recipe; `train.epochs` here is a share of the recipe's."""
+"""Changes to the recipe; `epochs` here is a share of the recipe's."""
+UNDISTILLED = "undistilled"
 TARGETS = "soft"
 """The arm whose targets say what mass the teacher gives to its likeliest ids."""
 MASS_ROWS = 64
@@ -70,9 +83,12 @@ def recipe_of(base: Mapping[str, Any], arm: str, seeds: int) -> dict[str, Any]:
     """The base recipe with an arm's changes, and one student per seed."""
     changed = copy.deepcopy(dict(base))
     student, change = changed.pop("student"), copy.deepcopy(ARMS[arm])
-    train = {**changed.get("train", {}), **change.pop("train", {})}
-    if "epochs" in ARMS[arm].get("train", {}):
-        train["epochs"] *= changed["train"]["epochs"]
+    epochs = changed["train"]["epochs"]
+    train = {**changed["train"], **change.pop("train", {})}
+    train["epochs"] = epochs * ARMS[arm].get("train", {}).get("epochs", 1)
+    if "on_policy" in change:
+        change["on_policy"]["train"]["epochs"] *= epochs
+        change["on_policy"].update(changed.get("on_policy", {}))
     students = {f"seed-{seed}": {**student, "train": {"seed": seed}} for seed in range(seeds)}
     return {**changed, **change, "name": f"{changed['name']}-{arm}", "train": train, "students": students}
 
@@ -95,8 +111,9 @@ def interval_of_rows(differences_SR: Sequence[Sequence[float]]) -> tuple[float, 
     return (found.low, found.high) if found else (float("nan"), float("nan"))
 
 
-def run(base: Mapping[str, Any], arm: str, seeds: int) -> tuple[Arm, list[float], Any]:
-    """Train and ask an arm's students: its outcome, the teacher's accuracy by row, and the line's artifacts."""
+def run(base: Mapping[str, Any], arm: str, seeds: int) -> tuple[dict[str, list[list[float]]], Any]:
+    """Train and ask an arm's students: accuracy by row of the teacher, of students and of what they started from (as lists
+    of seeds under `teacher`, the arm's name and `undistilled`), and the line's artifacts."""
     from raystill import pipeline, recipe_file, session
     from raystill.stages import report
     from raystill.steps import Runner
@@ -115,13 +132,15 @@ def run(base: Mapping[str, Any], arm: str, seeds: int) -> tuple[Arm, list[float]
             per_row.setdefault(m.model, {})[m.id] = m.value
     rows = sorted(per_row["teacher"])
     names = list(recipe.all_students())
-    trained = made.models[names[0]]
-    outcome = Arm(
-        arm,
-        [[per_row[name][row] for row in rows] for name in names],
-        trained.counts["steps"],
-    )
-    return outcome, [per_row["teacher"][row] for row in rows], made
+    asked = {"teacher": ["teacher"], UNDISTILLED: [f"{name}-baseline" for name in names], arm: names}
+    return {of: [[per_row[name][row] for row in rows] for name in models] for of, models in asked.items()}, made
+
+
+def steps(made: Any) -> int:
+    """Of one student, those of its rounds included."""
+    rounds = made.rounds.get("seed-0")
+    trained = [rounds[0].writer, *(r.learner for r in rounds)] if rounds else [made.models["seed-0"]]
+    return sum(model.counts["steps"] for model in trained)
 
 
 def mass(model: str, made: Any) -> tuple[float, float]:
@@ -192,13 +211,16 @@ def main() -> None:
     lines: dict[str, Any] = {}
     teacher: list[float] = []
     for name in options.arms:
-        arm, teacher, lines[name] = run(base, name, options.seeds)
-        arms.append(arm)
-        print(f"{name}: {' '.join(f'{s:.3f}' for s in arm.seeds)}", file=sys.stderr, flush=True)
+        accuracy, lines[name] = run(base, name, options.seeds)
+        teacher = accuracy["teacher"][0]
+        if not arms:
+            arms.append(Arm(UNDISTILLED, accuracy[UNDISTILLED], 0))
+        arms.append(Arm(name, accuracy[name], steps(lines[name])))
+        print(f"{name}: {' '.join(f'{s:.3f}' for s in arms[-1].seeds)}", file=sys.stderr, flush=True)
     teacher_mass = None
     if TARGETS in lines:
         scored = lines[TARGETS]
-        for i, arm in enumerate(arms):
+        for i, arm in enumerate(arms[1:], 1):
             students = [lines[arm.name].models[f"seed-{seed}"].folder() for seed in range(options.seeds)]
             found = [mass(folder, scored) for folder in students]
             teacher_mass = found[0][1]

@@ -20,6 +20,7 @@ good over 64k tokens, as their noise averages out; k = 1 clearly worse.
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -280,7 +281,7 @@ def stored_variants(logprobs_TV: Tensor, rng: np.random.Generator) -> dict[str, 
 def cosine(a: Sums, b: Sums) -> float:
     """Cosine of two gradients over all parameters."""
     dot = sum(float((a[p].double() * b[p].double()).sum()) for p in a)
-    norms = [sum(float(g.double().square().sum()) for g in side.values()) ** 0.5 for side in (a, b)]
+    norms = [math.sqrt(sum(float(g.double().square().sum()) for g in side.values())) for side in (a, b)]
     return dot / (norms[0] * norms[1])
 
 

@@ -105,7 +105,7 @@ def raystill(job: Job) -> Result:
     parts = [artifacts.write_part(url, "train", Prompt, unit) for unit in units]
     prompts = artifacts.commit(Table, url, Manifest("prompts", Prompt.SCHEMA, "prepare", 1, "p", {}, {}, parts))
     teacher = Teacher.model_validate({"kind": "generate_arms:Stamped", "model": job.model, "engine": job.engine()})
-    compute = Compute.model_validate({"generate": {"gpus": engine.gpus(job.engine())}})
+    compute = Compute()
     context = Context(f"{job.folder}/generate/g", compute, Lines(io.StringIO()), 0.0, Path(job.folder))
     with session.ray_session(compute) as ensure:
         ensure()
@@ -180,7 +180,7 @@ def score(job: Job) -> Result:
     table = artifacts.commit(
         Table, url, Manifest("examples", Example.SCHEMA, "curate", 1, "e", {}, {}, parts, facts=facts)
     )
-    compute = Compute.model_validate({"generate": {"gpus": engine.gpus(job.engine())}})
+    compute = Compute()
     teacher = Teacher.model_validate({"model": job.model, "engine": job.engine()})
     context = Context(f"{job.folder}/score/s", compute, Lines(io.StringIO()), 0.0, Path(job.folder))
     with session.ray_session(compute) as ensure:

@@ -113,7 +113,8 @@ def run(replicas: int, units: int, delay_s: float, in_flight: int) -> Run:
             sorted(path.stat().st_mtime for path in Path(context.url).glob(what))
             for what in ("attempts/*", "*.parquet")
         )
-    return Run(*([round(at - begun[0], 3) for at in times] for times in (begun, ended)), watch.marks)
+    begun_s, ended_s = ([round(at - begun[0], 3) for at in times] for times in (begun, ended))
+    return Run(begun_s, ended_s, watch.marks)
 
 
 def api(rows: int, concurrency: int) -> dict[str, float]:

@@ -54,6 +54,7 @@ class Answering(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to listen."""
+        assert isinstance(transport, asyncio.Transport)
         self.transport, self.come = transport, b""
 
     def data_received(self, data: bytes) -> None:

@@ -16,6 +16,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,9 +120,14 @@ def errors(given: list[TopK], restored: list[TopK]) -> dict[str, float]:
 def exact(given: list[Sampled], restored: list[Sampled]) -> dict[str, str]:
     """That draws come back as they were. Raises ValueError where they do not."""
     for a, b in zip(given, restored, strict=True):
-        if not all(np.array_equal(x, y) for x, y in zip(a, b, strict=True)):
+        if not all(np.array_equal(np.asarray(x), np.asarray(y)) for x, y in zip(a, b, strict=True)):
             raise ValueError("draws differ after packing and unpacking")
     return {"max_error": "exact", "kl": "exact"}
+
+
+def _each(call: Callable[..., Any], arguments: list[tuple[Any, ...]]) -> None:
+    for these in arguments:
+        call(*these)
 
 
 def measure(source: Source) -> list[dict[str, Any]]:
@@ -130,11 +136,14 @@ def measure(source: Source) -> list[dict[str, Any]]:
     completions = list(source.completions)
     tokens = sum(len(c.ids_T) for c in completions)
     found = []
-    for label, given, pack, unpack, compare in (
+    formats: list[
+        tuple[str, list[Any], Callable[..., bytes], Callable[[bytes], Any], Callable[..., dict[str, Any]]]
+    ] = [
         (f"top-k, K = {K}", [c.topk for c in completions], pack_topk, unpack_topk, errors),
         (f"sampled, n = {DRAWS}", [c.sampled for c in completions], pack_sampled, unpack_sampled, exact),
-    ):
-        values = [pack(*g, vocabulary) for g in given]  # type: ignore[operator]
+    ]
+    for label, given, pack, unpack, compare in formats:
+        values = [pack(*g, vocabulary) for g in given]
         restored = [unpack(v) for v in values]
         row = {
             "source": name, "format": label, "vocabulary": vocabulary, "rows": len(completions),
@@ -142,8 +151,8 @@ def measure(source: Source) -> list[dict[str, Any]]:
             "file_bytes_per_token": round(file_bytes(values, completions) / tokens, 1),
             "packed_bytes_per_token": round(sum(map(len, values)) / tokens, 1),
             **compare(given, restored),
-            "pack_tokens_per_s": tokens_per_s(lambda p=pack, g=given: [p(*x, vocabulary) for x in g], tokens),
-            "unpack_tokens_per_s": tokens_per_s(lambda u=unpack, v=values: [u(x) for x in v], tokens),
+            "pack_tokens_per_s": tokens_per_s(partial(_each, pack, [(*g, vocabulary) for g in given]), tokens),
+            "unpack_tokens_per_s": tokens_per_s(partial(_each, unpack, [(v,) for v in values]), tokens),
         }  # fmt: skip
         print(
             f"{name:<45} {label:<16} {vocabulary:>7} {row['file_bytes_per_token']:>9} {row['packed_bytes_per_token']:>9} "

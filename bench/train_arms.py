@@ -128,6 +128,15 @@ def bare(job: Job) -> Steps:
     return Steps(ends, tokens[1:])
 
 
+def bare_beside_ray(job: Job) -> Steps:
+    """The plain loop, in a process that has started a Ray and asks nothing of it."""
+    from raystill import recipe, session
+
+    with session.ray_session(recipe.Compute()) as ensure:
+        ensure()
+        return bare(job)
+
+
 def trl(job: Job, packing: bool = False, teacher: bool = False) -> Steps:
     """TRL's SFTTrainer on the same rows; with a teacher its GKDTrainer on the given text, forward KL.
 
@@ -235,6 +244,7 @@ def memory(job: Job, dense: bool) -> Pass:
 ARMS: dict[str, Callable[[Job], Steps | Pass]] = {
     "raystill": lambda job: raystill(job, 1),
     "bare": bare,
+    "bare-ray": bare_beside_ray,
     "raystill-2": lambda job: raystill(job, 2),
     "torchrun-2": bare,
     "trl-sft": trl,

@@ -102,6 +102,18 @@ def problems(found: list[Problem]) -> str:
         ("teacher", "{model: MODEL, engine: {tensor_parallel_size: 3}}", "does not divide the 4 attention heads"),
         ("route", "{by: x, map: {a: nobody}}", "names no teacher of this recipe: nobody"),
         ("evaluate", "{max_tokens: 2048}", "could not be compared on the same rows"),
+        ("evaluate", "{objective: {}}", "an objective needs a limit"),
+        ("evaluate", "{judge: {}}", "a judge is one of 'endpoint' and 'model'"),
+        ("evaluate", "{judge: {model: nobody}}", "'nobody' is no model of this recipe"),
+        ("evaluate", "{judge: {model: student, against: [student]}}", "'against' takes teacher and baseline"),
+        (
+            "evaluate",
+            "{judge: {endpoint: {url: 'https://h', model: m, key_env: NOT_SET_ANYWHERE}}}",
+            "NOT_SET_ANYWHERE holds no key",
+        ),
+        ("evaluate", "{suites: {hard: {}}}", "a suite is one of 'data' and 'lm_eval'"),
+        ("evaluate", "{suites: {hard: {data: ROWS, fewshot: 2}}}", "'fewshot' says nothing"),
+        ("evaluate", "{suites: {hard: {data: gone.jsonl}}}", "gone.jsonl does not exist"),
         ("trackers", "[tensorbord]", "did you mean 'tensorboard'?"),
         ("root", "ROWS/runs", "not writable"),
     ],
@@ -525,3 +537,20 @@ def test_answers_are_kept_where_a_paid_teacher_has_answered(tmp_path: Path) -> N
     (asked / "answered" / "unit").mkdir(parents=True)
     (asked / "answered" / "unit" / "0").touch()
     assert next(s for s in planning.plan(path).steps if s.label == "answer teacher").state == "partial"
+
+
+def test_suites_are_asked_of_every_model_and_the_judge_comes_last(tmp_path: Path) -> None:
+    more = "{judge: {endpoint: {url: 'https://h', model: m}}, suites: {hard: {data: ROWS}}}"
+    given = {"teacher": ENDPOINT.format(""), "evaluate": more.replace("ROWS", str(tmp_path / "rows.jsonl"))}
+    labels = [s.label for s in planning.plan(recipe(tmp_path, **given)).steps]
+    assert labels[:3] == ["prepare", "prepare hard", "generate"]
+    assert labels[-9:] == [
+        "answer teacher", "answer teacher on hard", "answer baseline", "measure baseline", "answer baseline on hard",
+        "answer student", "measure student", "answer student on hard", "judge",
+    ]  # fmt: skip
+
+
+def test_a_budget_bounds_the_judge_too(tmp_path: Path) -> None:
+    judge = "{judge: {endpoint: {url: 'https://h', model: m}}}"
+    found = problems(planning.plan(recipe(tmp_path, evaluate=judge, budget="{usd: 1}")).problems)
+    assert "evaluate.judge.endpoint: price" in found

@@ -8,14 +8,20 @@ from collections.abc import Iterator
 from raystill import artifacts, recipe_file, storage
 from raystill.artifacts import Table
 from raystill.errors import RecipeError
-from raystill.records import Answer, Example, Generation, Load, Prompt, Record
+from raystill.recipe import Recipe
+from raystill.records import Answer, Example, Generation, Load, Prompt, Record, SuiteScore, Verdict
 
-TABLES: dict[str, type[Record]] = {"prepare": Prompt, "generate": Generation, "curate": Example}
+TABLES: dict[str, type[Record]] = {"prepare": Prompt, "generate": Generation, "curate": Example, "judge": Verdict}
+OF_MODELS: dict[str, type[Record]] = {"answers": Answer, "load": Load, "scores": SuiteScore}
 
 
 def names(path: str) -> dict[str, str]:
     """The newest artifacts of a recipe: name to URL. Raises RecipeError when it has never run."""
-    recipe = recipe_file.load(path).recipe
+    return newest(recipe_file.load(path).recipe, path)
+
+
+def newest(recipe: Recipe, path: str) -> dict[str, str]:
+    """As `names`, of a recipe that was read from this file."""
     url = storage.join(recipe.root, "runs", f"{recipe.name}.json")
     if not storage.exists(url):
         raise RecipeError(f"'{recipe.name}' has no finished run under {recipe.root}; run it: raystill run {path}")
@@ -36,9 +42,11 @@ def locate(path: str, name: str) -> str:
 
 def rows(path: str, name: str, n: int) -> Iterator[str]:
     """The first n rows of a table as indented JSON."""
-    row = TABLES.get(name.partition("/")[0]) or {"answers": Answer, "load": Load}.get(name.partition("/")[0])
+    row = (TABLES | OF_MODELS).get(name.partition("/")[0])
     if row is None:
-        raise RecipeError(f"'{name}' is no table; tables are: {', '.join([*TABLES, 'answers/MODEL', 'load/MODEL'])}")
+        raise RecipeError(
+            f"'{name}' is no table; tables are: {', '.join([*TABLES, *(f'{n}/MODEL' for n in OF_MODELS)])}"
+        )
     table = artifacts.load(Table, locate(path, name))
     found: Iterator[Record] = itertools.islice(table.rows(row), n) if table else iter([])
     for value in found:

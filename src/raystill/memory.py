@@ -49,9 +49,8 @@ def need(model: str, engine: Mapping[str, Any]) -> Need | None:
         return None
     config = whole.get("text_config", whole)
     tensor, pipeline = int(engine.get("tensor_parallel_size", 1)), int(engine.get("pipeline_parallel_size", 1))
-    stored = BYTES.get(str(config.get("dtype") or config.get("torch_dtype")), 2)
-    # vLLM's 'auto' halves float32; a checkpoint that is quantised already is loaded as it is.
-    loaded = BYTES.get(str(engine.get("dtype", "auto")), min(stored, 2))
+    stored, loaded = _value_bytes(config, engine)
+    # A checkpoint that is quantised already is loaded as it is.
     scale = 1.0 if "quantization_config" in whole else loaded / stored
     asked = engine.get("max_model_len")
     reach = default_context({"max_position_embeddings": 0} | config)
@@ -59,6 +58,25 @@ def need(model: str, engine: Mapping[str, Any]) -> Need | None:
     value_bytes = 1 if str(engine.get("kv_cache_dtype", "auto")).startswith("fp8") else 2
     row = tokens * value_bytes * _values_per_token(config, tensor, pipeline, tokens)
     return Need(size * scale / (tensor * pipeline), row, tokens)
+
+
+def kv_bytes_per_token(model: str, engine: Mapping[str, Any]) -> float | None:
+    """Bytes that an engine with these arguments caches for one token, over all its GPUs; None without a readable config."""
+    try:
+        whole: dict[str, Any] = json.loads((Path(model) / "config.json").read_text())
+    except (OSError, ValueError):
+        return None
+    config = whole.get("text_config", whole)
+    value_bytes = 1 if str(engine.get("kv_cache_dtype", "auto")).startswith("fp8") else _value_bytes(config, engine)[1]
+    return (
+        value_bytes * _values_per_token(config, 1, 1, default_context({"max_position_embeddings": 0} | config)) or None
+    )
+
+
+def _value_bytes(config: Mapping[str, Any], engine: Mapping[str, Any]) -> tuple[int, int]:
+    """Bytes of a number as stored and as an engine loads it: vLLM's 'auto' halves float32."""
+    stored = BYTES.get(str(config.get("dtype") or config.get("torch_dtype")), 2)
+    return stored, BYTES.get(str(engine.get("dtype", "auto")), min(stored, 2))
 
 
 def refuse(model: str, engine: Mapping[str, Any], gpu_bytes: int | None) -> None:

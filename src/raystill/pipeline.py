@@ -7,15 +7,17 @@ whose artifact is missing; plan's Planner walks the same line and only names the
 import json
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from raystill import filters, losses, placement, plugins, recipe_file, sources, storage, tasks, teachers
 from raystill.artifacts import Artifact, Checkpoint, Outcome, Table
+from raystill.asking import View
 from raystill.context import Context, Progress
 from raystill.errors import RecipeError
+from raystill.meter import metered
 from raystill.models import UNRESOLVED, resolve
 from raystill.provenance import hardware
 from raystill.recipe import (
@@ -23,6 +25,9 @@ from raystill.recipe import (
     ByColumn,
     Curate,
     Cut,
+    Endpoint,
+    Evaluate,
+    Judge,
     Random,
     Recipe,
     Sampling,
@@ -33,10 +38,26 @@ from raystill.recipe import (
     Train,
     Turn,
 )
-from raystill.records import SPLITS
+from raystill.records import SPLITS, Load
+from raystill.serving import votes
+from raystill.serving.keys import KEY
 from raystill.session import ray_session
-from raystill.stages import curate, evaluate, generate, initialize, mix, prepare, report, score, serve, train
+from raystill.stages import (
+    curate,
+    evaluate,
+    generate,
+    initialize,
+    judge,
+    load,
+    mix,
+    prepare,
+    report,
+    score,
+    serve,
+    train,
+)
 from raystill.stages import route as router
+from raystill.stages import suite as lm_eval
 from raystill.steps import Do, Runner, StageDone, Step, on_demand
 from raystill.trackers import open_trackers
 
@@ -55,6 +76,15 @@ class Round:
 
 
 @dataclass(frozen=True)
+class Suited:
+    """Further test data: its prompts and each model's answers, or each model's scores where lm-eval asks."""
+
+    prompts: Table | None
+    made: dict[str, Table] = field(default_factory=dict)
+    """By model."""
+
+
+@dataclass(frozen=True)
 class Line:
     """A recipe's artifacts; models, answers and loads by the model's name in the report."""
 
@@ -70,6 +100,15 @@ class Line:
     """By teacher; None for one that has none here."""
     rounds: dict[str, list[Round]] = field(default_factory=dict)
     """By student; the last one's learner is the student."""
+    suites: dict[str, Suited] = field(default_factory=dict)
+    """By the suite's name."""
+    verdicts: Table | None = None
+    """A judge's."""
+
+    def answered(self) -> Iterator[Table]:
+        """All that was asked of anybody, and may have been paid for."""
+        yield from (*self.generations.values(), *self.answers.values())
+        yield from (table for suite in self.suites.values() for table in suite.made.values())
 
 
 def run(
@@ -88,8 +127,12 @@ def run(
     """
     recipe = recipe_file.load(path, compute).recipe
     storage.probe(recipe.root)
-    with ray_session(recipe.compute) as ensure_ray, tempfile.TemporaryDirectory(prefix="raystill-") as scratch:
-        do = Runner(recipe, progress, stopping, ensure_ray, Path(scratch), only, retry_rejected, elsewhere)
+    with (
+        ray_session(recipe.compute) as ensure_ray,
+        tempfile.TemporaryDirectory(prefix="raystill-") as scratch,
+        metered(recipe, stopping) as meter,
+    ):
+        do = Runner(recipe, progress, stopping, ensure_ray, Path(scratch), only, retry_rejected, elsewhere, meter)
         try:
             made = compare(recipe, learn(recipe, do), do)
         except StageDone:
@@ -98,14 +141,32 @@ def run(
     return report.report(recipe, made)
 
 
+def measure(recipe: Recipe, name: str, model: Checkpoint, progress: Progress, stopping: threading.Event) -> Line:
+    """One finished model's answers and load on the recipe's held-out rows; what it has said before is reused."""
+    with (
+        ray_session(recipe.compute) as ensure_ray,
+        tempfile.TemporaryDirectory(prefix="raystill-") as scratch,
+        metered(recipe, stopping) as meter,
+    ):
+        do = Runner(recipe, progress, stopping, ensure_ray, Path(scratch), meter=meter)
+        made = Line(do(prepared(recipe, do)), {}, Table("", ""), {name: model})
+        serve_and_ask(recipe, [name], made, do)
+    return made
+
+
 def taught(recipe: Recipe, do: Do) -> Line:
     """From data to the teacher's answers that are worth learning from."""
     prompts = do(prepared(recipe, do))
+    suites = {
+        name: Suited(do(prepared_suite(recipe, name, do)) if suite.data else None)
+        for name, suite in recipe.evaluate.suites.items()
+    }
     weights = {name: weights_of(teacher, do) for name, teacher in recipe.all_teachers().items()}
     teacher = next(iter(weights.values()))
     generations = asked_all(recipe, prompts, weights, do)
     examples = do(curated(recipe, recipe.curate, generations))
-    return Line(prompts, generations, examples, {"teacher": teacher} if teacher else {}, weights=weights)
+    models = {"teacher": teacher} if teacher else {}
+    return Line(prompts, generations, examples, models, weights=weights, suites=suites)
 
 
 def learn(recipe: Recipe, do: Do) -> Line:
@@ -141,24 +202,59 @@ def on_policy(recipe: Recipe, name: str, student: Student, number: int, made: Li
 
 
 def compare(recipe: Recipe, made: Line, do: Do) -> Line:
-    """The line with every model's answers and load, asked over HTTP."""
+    """The line with every model's answers and load, asked over HTTP, and what a judge says of the answers."""
     if recipe.teacher.kind == "endpoint":
-        made.answers["teacher"] = do(answered_paid(recipe, made))
+        made.answers["teacher"] = do(answered_paid(recipe, made, do.machines_usd))
+        for name, suited in made.suites.items():
+            if suited.prompts:
+                suited.made["teacher"] = do(answered_paid(recipe, made, do.machines_usd, name))
     for group in [list(made.models)] if recipe.evaluate.together else [[name] for name in made.models]:
         serve_and_ask(recipe, group, made, do)
-    return made
+    return (
+        replace(made, verdicts=judge_answers(recipe, recipe.evaluate.judge, made, do))
+        if recipe.evaluate.judge
+        else made
+    )
 
 
 def serve_and_ask(recipe: Recipe, group: list[str], made: Line, do: Do) -> None:
-    """Answers and loads of some models; only those are served of which one is missing."""
+    """Answers, loads and suites of some models; only those are served of which one is missing, each by one engine of its
+    own."""
     own = {name: compared_as(recipe, name) for name in group}
-    with on_demand(lambda context: serve.serve(wanted, recipe.serve, context, own=own, port=0)) as endpoint:
+    alone = recipe.serve.model_copy(update={"replicas": 1, "adapters": False})
+    with on_demand(lambda context: serve.serve(wanted, alone, context, own=own, port=0)) as endpoint:
         asked = {name: answered(recipe, name, made, endpoint) for name in group}
-        loaded = {name: measured(recipe, name, made, endpoint) for name in group}
-        wanted = {n: made.models[n] for n in group if not (do.done(asked[n]) and do.done(loaded[n]))}
+        speeds: dict[str, list[Load]] = {}
+        loaded = {name: measured(recipe, name, made, endpoint, speeds, lambda: unmeasured) for name in group}
+        further = {n: {suite: suited(recipe, suite, n, made, endpoint) for suite in made.suites} for n in group}
+        # Two names of one model share its load, and it is measured under the first.
+        unmeasured = list({loaded[n].fingerprint: n for n in reversed(group) if not do.done(loaded[n])}.values())
+        steps = {name: [asked[name], loaded[name], *further[name].values()] for name in group}
+        wanted = {name: made.models[name] for name in group if not all(do.done(step) for step in steps[name])}
         for name in group:
             made.answers[name] = do(asked[name])
             made.loads[name] = do(loaded[name])
+            for suite, step in further[name].items():
+                made.suites[suite].made[name] = do(step)
+
+
+def judge_answers(recipe: Recipe, config: Judge, made: Line, do: Do) -> Table:
+    """Verdicts on the answers, by a model behind a URL or one that is served for it. Raises RecipeError for an unknown one."""
+    asked = recipe.all_teachers().get(config.model or "")
+    if paid := config.endpoint or (asked and asked.endpoint):
+        return do(judged(recipe, config, made, paid.identity(), {}, lambda context: paid, do.machines_usd))
+    known = {name: model for name, model in {**made.weights, **made.models}.items() if model}
+    if config.model not in known:
+        raise RecipeError(f"evaluate.judge.model names no model that can be asked; there are: {', '.join(known)}")
+    weights, own = known[config.model], served_as(recipe, config.model)
+    hosted = {"judge": weights}
+    with on_demand(lambda context: serve.serve(hosted, recipe.serve, context, own={"judge": own}, port=0)) as endpoint:
+
+        def served(context: Context) -> Endpoint:
+            at = endpoint(context)
+            return Endpoint(url=at.base_url, model="judge", key_env=KEY if at.key else None)
+
+        return do(judged(recipe, config, made, served_alike(recipe, config.model), hosted, served, do.machines_usd))
 
 
 def served_as(recipe: Recipe, name: str) -> dict[str, Any]:
@@ -200,14 +296,14 @@ def asked_all(recipe: Recipe, prompts: Table, weights: Mapping[str, Checkpoint |
     asked = prompts
     for name, teacher in recipe.all_teachers().items():
         asked = route_to(recipe, name, prompts if isinstance(recipe.route, ByColumn) else asked, generations, do)
-        left = left_of(recipe, generations)
+        left = left_of(recipe, generations.values(), do.machines_usd)
         generations[name] = generations_of(name, teacher, weights[name], asked, left, do)
     return generations
 
 
-def left_of(recipe: Recipe, generations: Mapping[str, Table]) -> float | None:
-    """What these answers leave of the budget, in US dollars; None where there is none."""
-    spent = sum(table.counts.get("cost", 0.0) for table in generations.values())
+def left_of(recipe: Recipe, paid: Iterable[Table], machines_usd: float) -> float | None:
+    """What these tables and machines leave of the budget, in US dollars; None where there is none."""
+    spent = machines_usd + sum(table.counts.get("cost", 0.0) for table in paid)
     return None if recipe.budget.usd is None else max(0.0, recipe.budget.usd - spent)
 
 
@@ -481,59 +577,148 @@ def _train(
             tracker.close()
 
 
-def answered(recipe: Recipe, name: str, made: Line, endpoint: Serving) -> Step[Table]:
-    """What a model says to the held-out prompts."""
-    config, (system, examples) = recipe.evaluate, view_of(recipe, name)
+def held_out(recipe: Recipe, made: Line, suite: str | None) -> tuple[Evaluate, Table]:
+    """How the held-out rows are asked and where they are, or those of a suite."""
+    if suite is None:
+        return recipe.evaluate, made.prompts
+    prompts = made.suites[suite].prompts
+    assert prompts is not None
+    changes = {"split": "test", "limit": recipe.evaluate.suites[suite].limit}
+    return recipe.evaluate.model_copy(update=changes), prompts
+
+
+def answered(recipe: Recipe, name: str, made: Line, endpoint: Serving, suite: str | None = None) -> Step[Table]:
+    """What a model says to the held-out prompts, or to a suite's."""
+    (config, prompts), (system, examples) = held_out(recipe, made, suite), view_of(recipe, name)
     view = {"system": system, "examples": [turn.identity() for turn in examples]}
     sampling = {k: getattr(config, k) for k in ("split", "limit", "max_tokens", "temperature")}
-    same = {k: v for k, v in served_as(recipe, name).items() if k not in PLACEMENT_KEYS}
     return Step(
-        label=f"answer {name}",
+        label=f"answer {name}" if suite is None else f"answer {name} on {suite}",
         stage="answer",
         version=evaluate.VERSION,
-        decides={"view": view, "sampling": sampling, "engine": recipe.serve.engine | same},
-        inputs={"model": made.models[name], "prompts": made.prompts},
+        decides={"view": view, "sampling": sampling, "engine": served_alike(recipe, name)},
+        inputs={"model": made.models[name], "prompts": prompts},
         kind=Table,
-        make=lambda context: evaluate.answer(config, name, system, examples, endpoint(context), made.prompts, context),
+        make=lambda context: evaluate.answer(config, name, system, examples, endpoint(context), prompts, context),
         ray=True,
     )
 
 
-def answered_paid(recipe: Recipe, made: Line) -> Step[Table]:
-    """What a teacher behind a URL says to the held-out prompts, of what generate has left of the budget."""
-    config, teacher = recipe.evaluate, recipe.teacher
-    left = left_of(recipe, made.generations)
+def served_alike(recipe: Recipe, name: str) -> dict[str, Any]:
+    """What of a model's server decides its answers."""
+    return recipe.serve.engine | {k: v for k, v in served_as(recipe, name).items() if k not in PLACEMENT_KEYS}
+
+
+def answered_paid(recipe: Recipe, made: Line, machines_usd: float, suite: str | None = None) -> Step[Table]:
+    """What a teacher behind a URL says to them, of what is left of the budget."""
+    (config, prompts), teacher = held_out(recipe, made, suite), recipe.teacher
+    left = left_of(recipe, made.answered(), machines_usd)
     return Step(
-        label="answer teacher",
+        label="answer teacher" if suite is None else f"answer teacher on {suite}",
         stage="answer",
         version=evaluate.VERSION,
         decides={
             "teacher": evaluate.asked_as(config, teacher).identity(),
             "rows": {"split": config.split, "limit": config.limit},
         },
-        inputs={"prompts": made.prompts},
+        inputs={"prompts": prompts},
         kind=Table,
-        make=lambda context: evaluate.answer_paid(config, teacher, made.prompts, left, context),
+        make=lambda context: evaluate.answer_paid(config, teacher, prompts, left, context),
     )
 
 
-def measured(recipe: Recipe, name: str, made: Line, endpoint: Serving) -> Step[Table]:
-    """How fast a model answers under the stated loads, on this kind of machine."""
+def prepared_suite(recipe: Recipe, name: str, do: Do) -> Step[Table]:
+    """A suite's rows as held-out prompts, read as 'data' is."""
+    data = recipe.data.model_copy(update={"train": [], "validation": None, "test": recipe.evaluate.suites[name].data})
+    return replace(prepared(recipe.model_copy(update={"data": data}), do), label=f"prepare {name}")
+
+
+def suited(recipe: Recipe, suite: str, name: str, made: Line, endpoint: Serving) -> Step[Table]:
+    """A model's answers to a suite's rows, or its scores by lm-eval."""
+    config = recipe.evaluate.suites[suite]
+    if config.lm_eval is None:
+        return answered(recipe, name, made, endpoint, suite)
+    return Step(
+        label=f"{suite} of {name}",
+        stage="suite",
+        version=lm_eval.VERSION,
+        decides={
+            "suite": config.identity() | lm_eval.identity(config.lm_eval),
+            "engine": served_alike(recipe, name),
+        },
+        inputs={"model": made.models[name]},
+        kind=Table,
+        make=lambda context: lm_eval.suite(config, name, recipe.evaluate.concurrency, endpoint(context), context),
+        ray=True,
+    )
+
+
+def measured(
+    recipe: Recipe,
+    name: str,
+    made: Line,
+    endpoint: Serving,
+    speeds: dict[str, list[Load]],
+    group: Callable[[], list[str]],
+) -> Step[Table]:
+    """How fast a model answers under the stated loads, on this kind of machine. `speeds` is filled for a whole group that is
+    served together by the first one's step."""
     config, (system, examples) = recipe.evaluate, view_of(recipe, name)
     view = {"system": system, "examples": [turn.identity() for turn in examples]}
     engine = recipe.serve.engine | served_as(recipe, name)
-    load = {k: getattr(config, k) for k in ("split", "limit", "max_tokens", "temperature", "load", "load_requests")}
+    keys = ("split", "limit", "max_tokens", "temperature", "load", "load_requests")
+    stated = {k: getattr(config, k) for k in keys}
+    if config.objective:
+        stated |= {"objective": config.objective.identity(), "max_users": config.max_users}
+
+    def make(context: Context) -> Outcome:
+        if name not in speeds:
+            bounds = (config.max_tokens, config.temperature)
+            views = [View(n, *view_of(recipe, n), *bounds) for n in group()]
+            speeds.update(load.measure(config, views, endpoint(context), made.prompts, hardware(), context))
+        return load.outcome(speeds[name], context)
+
     return Step(
         label=f"measure {name}",
         stage="load",
-        version=evaluate.VERSION,
-        decides={"view": view, "load": load, "engine": engine, "hardware": hardware()},
+        version=load.VERSION,
+        decides={"view": view, "load": stated, "engine": engine, "hardware": hardware()},
         inputs={"model": made.models[name], "prompts": made.prompts},
         kind=Table,
-        make=lambda context: evaluate.measure(
-            config, name, system, examples, endpoint(context), made.prompts, hardware(), context
-        ),
+        make=make,
         ray=True,
+    )
+
+
+def judged(
+    recipe: Recipe,
+    config: Judge,
+    made: Line,
+    decides: Mapping[str, object],
+    inputs: Mapping[str, Artifact | None],
+    endpoint: Callable[[Context], Endpoint],
+    machines_usd: float,
+) -> Step[Table]:
+    """A judge's verdicts on the answers; `decides` and `inputs` are what it is."""
+    left = left_of(recipe, made.answered(), machines_usd)
+    students = {name: "baseline" if recipe.student else f"{name}-baseline" for name in recipe.all_students()}
+    return Step(
+        label="judge",
+        stage="judge",
+        version=judge.VERSION,
+        decides={"judge": config.identity(), "by": dict(decides), "students": students},
+        inputs={"prompts": made.prompts, **{f"answers/{n}": a for n, a in made.answers.items()}, **inputs},
+        kind=Table,
+        make=lambda context: judge.judge(
+            recipe.evaluate,
+            judge.asked_as(config, endpoint(context)),
+            made.prompts,
+            made.answers,
+            students,
+            left,
+            context,
+        ),
+        ray=bool(inputs),
     )
 
 
@@ -554,6 +739,22 @@ def view_of(recipe: Recipe, name: str) -> tuple[str | None, list[Turn]]:
     return recipe.all_students()["student" if recipe.student else name.removesuffix("-baseline")].system, []
 
 
+def playground(recipe: Recipe, models: Iterable[str]) -> dict[str, Any]:
+    """What the page of an endpoint is told of a recipe, in plain values: how each model is asked, what the machine costs,
+    and where votes are kept."""
+    views = {name: view_of(recipe, name) for name in models}
+    return {
+        "votes": votes.place(recipe.root, recipe.name),
+        "split": recipe.evaluate.split,
+        "sampling": {key: getattr(recipe.evaluate, key) for key in ("temperature", "max_tokens")},
+        "views": {
+            n: {"system": said, "examples": [e.model_dump() for e in shown]} for n, (said, shown) in views.items()
+        },
+        "machine_hour": recipe.prices.machine_hour,
+        "currency": recipe.prices.currency,
+    }
+
+
 def point(recipe: Recipe, made: Line) -> None:
     """Note the newest set of artifacts under the recipe's name: `<root>/runs/<name>.json`."""
     answers = {"generate" if n == "teacher" else f"generate/{n}": table for n, table in made.generations.items()}
@@ -569,5 +770,8 @@ def point(recipe: Recipe, made: Line) -> None:
     newest |= {f"answers/{n}": a.url for n, a in made.answers.items()} | {
         f"load/{n}": a.url for n, a in made.loads.items()
     }
+    for suite, asked in made.suites.items():
+        newest |= {f"{'answers' if asked.prompts else 'scores'}/{n}/{suite}": t.url for n, t in asked.made.items()}
+    newest |= {"judge": made.verdicts.url} if made.verdicts else {}
     data = json.dumps(newest, indent=2).encode()
     storage.write(storage.join(recipe.root, "runs", f"{recipe.name}.json"), data)

@@ -16,9 +16,9 @@ from raystill.checks import check
 from raystill.errors import Problem, RaystillError
 from raystill.models import UNRESOLVED
 from raystill.recipe import Block, Recipe, Student
-from raystill.stages import evaluate
 from raystill.stages.generate import needs_ray
 from raystill.steps import Step
+from raystill.teachers import paid
 from raystill.teachers.kept import FOLDER
 from raystill.training import footprint
 from raystill.training.advice import advice
@@ -59,6 +59,7 @@ class Planner:
 
     root: str
     offline: bool = True
+    machines_usd: float = 0.0
     retry_rejected: bool = False
     steps: list[Planned] = field(default_factory=list)
 
@@ -83,8 +84,8 @@ class Planner:
             return UNRESOLVED, "known when the run can read its inputs"
         if storage.exists(storage.join(url, artifacts.MANIFEST)):
             return "done", "reused"
-        if step.stage == "answer":
-            kept = storage.entries(storage.join(url, evaluate.ASKED, FOLDER))
+        if step.stage in ("answer", "judge"):
+            kept = storage.entries(storage.join(url, paid.ASKED, FOLDER))
             return ("partial", "some answers are kept") if kept else ("to do", "")
         if units := [e for e in storage.entries(url) if e.url.endswith(".parquet")]:
             prompts = step.inputs.get("prompts")

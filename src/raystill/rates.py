@@ -24,11 +24,11 @@ def _now() -> float:
 
 
 class Bucket:
-    """Units per minute, a second's worth at once. It may go into debt, so a unit that is larger than it passes too."""
+    """Units per minute, those of burst_s at once. It may go into debt, so a unit that is larger than it passes too."""
 
-    def __init__(self, per_minute: float) -> None:
+    def __init__(self, per_minute: float, burst_s: float = 1.0) -> None:
         self.per_s = per_minute / 60
-        self.most = max(1.0, self.per_s)
+        self.most = max(1.0, self.per_s * burst_s)
         self.level = self.most
         self.at: float | None = None
 

@@ -6,6 +6,7 @@ IDENTITY-free (`identity=False`) changes where or how something runs or is shown
 
 import difflib
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -267,7 +268,7 @@ ELSEWHERE = {
 
 
 class Endpoint(Block):
-    """A teacher behind an OpenAI-compatible URL: a vendor's, a gateway's or your own."""
+    """A model behind an OpenAI-compatible URL: a vendor's, a gateway's or your own."""
 
     url: str = required("its base, e.g. https://api.openai.com/v1; without a path /v1 is added")
     model: str = required("the model's name there", min_length=1)
@@ -726,6 +727,84 @@ class Tune(Block):
 SEARCHED = ("learning_rate", "batch_size", "epochs", "alpha", "beta", "temperature", "k")
 
 
+class Objective(Block):
+    """What users may wait at most, each in seconds for 95 of 100 requests; at least one of these."""
+
+    ttft_p95_s: float | None = setting(None, "to the first token", "no limit", gt=0)
+    tpot_p95_s: float | None = setting(None, "per output token after it", "no limit", gt=0)
+    latency_p95_s: float | None = setting(None, "for the whole answer", "no limit", gt=0)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError(f"an objective needs a limit: {', '.join(type(self).model_fields)}; e.g. ttft_p95_s: 1.0")
+        return self
+
+
+RUBRIC = "It answers what was asked, is right, leaves out nothing that matters and adds nothing that does not."
+
+
+class Judge(Block):
+    """A model that reads the answers to held-out prompts. Its figures stand beside the task's own and decide nothing."""
+
+    endpoint: Endpoint | None = setting(None, "the URL where it answers", "'model' says who")
+    model: str | None = setting(
+        None,
+        "a teacher of this recipe, baseline or a student; one with weights is served again for it",
+        "a URL is given",
+    )
+    mode: Literal["pairwise", "rubric"] = setting(
+        "pairwise", "pairwise (which of two answers is better, asked in both orders) or rubric (1 to 5 for each answer)",
+        "models tell better from worse more surely than how good",
+    )  # fmt: skip
+    against: list[str] = setting(
+        ["teacher", "baseline"], "whose answers each student's are held against when pairwise", "what it keeps and gains",
+        min_length=1,
+    )  # fmt: skip
+    rubric: str = setting(RUBRIC, "what makes an answer good, in words", "holds for most tasks", min_length=1)
+    rows: int | None = setting(200, "at most so many held-out rows, chosen by hash", "bounds the cost", ge=1)
+    max_tokens: int = setting(512, "longest verdict in tokens", "a few, or a short thought before them", ge=1)
+    structured: bool = setting(False, "ask for the verdict's form by a JSON schema", "not every endpoint knows it")
+    votes: str | None = setting(
+        None,
+        "folder of people's votes, with whom its agreement is told",
+        "those of this recipe's playground",
+        identity=False,
+    )
+
+    @model_validator(mode="after")
+    def _one_judge(self) -> Self:
+        if (self.endpoint is None) == (self.model is None):
+            raise ValueError(
+                "a judge is one of 'endpoint' and 'model'; e.g. endpoint: {url: https://api.openai.com/v1, model: gpt-4.1, "
+                "key_env: OPENAI_API_KEY}, or model: teacher"
+            )
+        if gone := set(self.against) - {"teacher", "baseline"}:
+            raise ValueError(f"'against' takes teacher and baseline, not '{gone.pop()}'")
+        return self
+
+
+class Suite(Block):
+    """Further questions to every compared model; exactly one of 'data' and 'lm_eval'."""
+
+    data: Paths | None = setting(
+        None, "rows in the form of 'data', measured by the task's own metrics", "another form", identity=False
+    )
+    lm_eval: str | None = setting(
+        None, "a task of lm-eval that generates text: its name, or the YAML file of one", "another form", identity=False
+    )
+    limit: int | None = setting(None, "at most so many rows", "all of them", ge=1)
+    fewshot: int | None = setting(None, "examples before each question of an lm-eval task", "as the task says", ge=0)
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if (self.data is None) == (self.lm_eval is None):
+            raise ValueError("a suite is one of 'data' and 'lm_eval'; e.g. hard: {data: hard.jsonl}")
+        if self.fewshot is not None and self.lm_eval is None:
+            raise ValueError("'fewshot' says nothing to rows of your own, only to an lm-eval task; remove it")
+        return self
+
+
 class Evaluate(Block):
     """How models are compared: over HTTP, on rows nobody learnt from."""
 
@@ -737,8 +816,25 @@ class Evaluate(Block):
         8, "requests in flight while answering", "keeps a small server busy", identity=False, ge=1
     )
     load: list[int] = setting([1, 8], "concurrencies at which speed is measured", "alone and shared", min_length=1)
-    load_requests: int = setting(32, "requests per speed measurement", "seconds per model", ge=1)
+    load_requests: int = setting(
+        32, "least requests per speed measurement; at least four per user", "seconds per model", ge=1
+    )
+    objective: Objective | None = setting(
+        None, "what users may wait; then further loads are measured, 1, 4, 16, … users, to find how many are served",
+        "the stated loads alone",
+    )  # fmt: skip
+    max_users: int = setting(256, "most users that are tried", "minutes per model", ge=1, le=4096)
     together: bool = setting(False, "serve all models at once", "one at a time fits any machine", identity=False)
+    judge: Judge | None = setting(
+        None, "a model that reads the answers", "the task's own metrics decide", identity=False
+    )
+    suites: dict[Name, Suite] = setting({}, "further test data by name", "the held-out rows alone", identity=False)
+    slices: list[str] = setting(
+        [],
+        "columns by which the report tells right answers apart, beside class and length",
+        "those two",
+        identity=False,
+    )
     resamples: int = setting(2000, "bootstrap resamples behind each interval", "two digits", identity=False, ge=100)
 
 
@@ -777,6 +873,48 @@ class Capture(Block):
         return self
 
 
+class Replicas(Block):
+    """How many engines of a model there are, in Ray Serve's own words."""
+
+    min_replicas: int = setting(
+        1, "fewest; 0 lets the model sleep, and who asks for it then is told that it is warming up", "answers at once",
+        identity=False, ge=0,
+    )  # fmt: skip
+    max_replicas: int = setting(1, "most", "one fits a laptop", identity=False, ge=1)
+    target_ongoing_requests: float | None = setting(
+        None, "requests per engine above which one more is started", "three quarters of serve.max_ongoing",
+        identity=False, gt=0,
+    )  # fmt: skip
+    downscale_delay_s: float = setting(
+        600.0, "seconds without need of an engine until it is let go", "a large one takes minutes to load",
+        identity=False, ge=0,
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _some_replicas(self) -> Self:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(
+                f"max_replicas {self.max_replicas} is below min_replicas {self.min_replicas}; e.g. "
+                f"{{min_replicas: {self.min_replicas}, max_replicas: {max(1, self.min_replicas)}}}"
+            )
+        return self
+
+
+def _form_of_one(value: Any) -> str:
+    return "bounds" if isinstance(value, dict | Replicas) else "number"
+
+
+def _form_of_replicas(value: Any) -> str:
+    by_model = isinstance(value, dict) and not value.keys() & Replicas.model_fields.keys()
+    return "models" if by_model else _form_of_one(value)
+
+
+Count = Annotated[int, Field(ge=1), Tag("number")]
+Bounds = Annotated[Replicas, Tag("bounds")]
+OfOneModel = Annotated[Count | Bounds, Discriminator(_form_of_one)]
+OfEachModel = Annotated[dict[str, OfOneModel], Tag("models")]
+
+
 class Serve(Block):
     """How models are hosted."""
 
@@ -785,6 +923,14 @@ class Serve(Block):
         8000, "port of the endpoint", "usual for OpenAI-compatible servers", identity=False, ge=0, le=65535
     )
     engine: dict[str, Any] = setting({}, "any vLLM engine argument", "fitted to the machine", identity=True)
+    replicas: Annotated[Count | Bounds | OfEachModel, Discriminator(_form_of_replicas)] = setting(
+        1, "engines of each model: a number, bounds to grow and shrink in, or {teacher: …, student: …}; evaluate takes one",
+        "one fits a laptop", identity=False,
+    )  # fmt: skip
+    adapters: bool = setting(
+        False, "host students trained with train.lora as adapters over their base's one engine",
+        "merged, a student is what evaluate measured", identity=False,
+    )  # fmt: skip
     max_ongoing: int = setting(64, "requests running per model before queueing", "1.2 batches", identity=False, ge=1)
     max_queued: int = setting(256, "requests waiting per model before 503", "sheds load early", identity=False, ge=0)
     start_timeout_s: float = setting(
@@ -795,6 +941,13 @@ class Serve(Block):
         4096, "longest answer a request may ask for", "bounds one request's cost", identity=False, ge=1
     )
     max_body_bytes: int = setting(1 << 20, "largest request", "longer is no prompt", identity=False, ge=1024)
+    keys_file: str | None = setting(
+        None, "YAML of named keys and their limits, a path or s3:// (docs/serve.md)",
+        "one key, in the environment's RAYSTILL_API_KEY", identity=False,
+    )  # fmt: skip
+    allow_origins: list[Annotated[str, Field(pattern=r"^https?://[\w.-]+(:\d+)?$")]] = setting(
+        [], "web pages that browsers let ask, e.g. [https://app.example.com]", "none", identity=False
+    )
     compare: bool = setting(
         False, "answer POST /v1/compare, which asks several models at once", "one request costs as much as several",
         identity=False,
@@ -819,20 +972,61 @@ class Serve(Block):
             raise ValueError(f"the shares of 'canary' sum to {total:g}, more than all users; e.g. canary: {{student: 0.1}}")
         return self
 
+    def replicas_of(self, model: str) -> Replicas:
+        """How many engines host a model."""
+        asked = self.replicas.get(model, 1) if isinstance(self.replicas, dict) else self.replicas
+        return Replicas(min_replicas=asked, max_replicas=asked) if isinstance(asked, int) else asked
+
 
 class Prices(Block):
-    """What time costs, for the report."""
+    """What time costs, for the plan, the report and the budget."""
 
     machine_hour: float = setting(
         0.0, "price of one machine hour", "unknown: then no cost is shown", ge=0, identity=False
     )
+    machine_gpus: int | None = setting(
+        None, "GPUs of the machine whose hour has this price", "this machine's, or 8 where it has none", ge=1,
+        identity=False,
+    )  # fmt: skip
     currency: str = setting("USD", "its currency", "usual", identity=False)
+
+
+class Bound(Block):
+    """What a figure of the student must keep to; one of the two, or both."""
+
+    min: float | None = setting(None, "least value that is good enough", "'max' says what", identity=False)
+    max: float | None = setting(None, "largest value that is good enough", "'min' says what", identity=False)
+
+    @model_validator(mode="after")
+    def _bounds_something(self) -> Self:
+        if self.min is None and self.max is None:
+            raise ValueError("a bound needs min or max, e.g. retention: {min: 0.92}")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} lies above max {self.max:g}: no value meets both")
+        return self
+
+    def __str__(self) -> str:
+        least, most = self.min is not None, self.max is not None
+        return " and ".join([*([f">= {self.min:g}"] if least else []), *([f"<= {self.max:g}"] if most else [])])
+
+    def holds(self, value: float) -> bool:
+        """Whether a value is good enough."""
+        return (self.min is None or value >= self.min) and (self.max is None or value <= self.max)
+
+    def beyond(self, interval: Sequence[float]) -> bool:
+        """Whether all of an interval (low, high) is not."""
+        return (self.min is not None and interval[1] < self.min) or (self.max is not None and interval[0] > self.max)
 
 
 class Budget(Block):
     """What a run may cost."""
 
-    usd: float | None = setting(None, "most that an endpoint may cost, in US dollars", "no limit", identity=False, gt=0)
+    usd: float | None = setting(
+        None, "most that endpoints and, by 'prices', machines may cost, in US dollars", "no limit", identity=False, gt=0
+    )
+    gpu_hours: float | None = setting(
+        None, "most hours of GPUs, those of the Ray cluster while it is held", "no limit", identity=False, gt=0
+    )
 
 
 class Generate(Block):
@@ -967,6 +1161,10 @@ class Kubernetes(Block):
         None, "host:port of a Redis that keeps the served endpoint up while its head is replaced; see "
         "k8s/components/gcs-fault-tolerance", "one more thing to run", identity=False,
     )  # fmt: skip
+    upgrade: Literal["None", "NewCluster"] = setting(
+        "None", "what a changed RayService does: None changes models in place with a gap, NewCluster starts a second cluster "
+        "beside the first and goes over to it when it answers", "there need not be twice the GPUs", identity=False,
+    )  # fmt: skip
     retries: int = setting(2, "new clusters per stage after failures", "a lost head is rare", identity=False, ge=0)
     pending_minutes: int = setting(
         60, "longest wait for a stage's pods to run", "node pools grow in minutes; never for ever", identity=False, ge=1
@@ -1010,6 +1208,10 @@ class Recipe(Block):
     tune: Tune | None = setting(None, "what `raystill tune` searches", "nothing", identity=False)
     evaluate: Evaluate = setting(Evaluate(), "how models are compared", "all test rows, greedy")
     serve: Serve = setting(Serve(), "how models are hosted", "this machine only")
+    gate: dict[str, Bound] = setting(
+        {}, "what a student must keep and save: retention, latency_ratio, memory_ratio, cost_ratio, users_ratio, any metric",
+        "nothing is asked", identity=False,
+    )  # fmt: skip
     prices: Prices = setting(Prices(), "what time costs", "unknown", identity=False)
     budget: Budget = setting(Budget(), "what a run may cost", "no limit", identity=False)
     compute: Compute = setting(Compute(), "where things run", "fitted to the machine", identity=False)
@@ -1060,6 +1262,21 @@ class Recipe(Block):
             )
         if serve.fallback and self.fallback_student() not in self.all_students():
             raise ValueError(f"serve.fallback.student must be one of: {', '.join(self.all_students())}")
+        if serve.fallback and self.fallback_student() not in self.arms():
+            raise ValueError(
+                f"serve.canary gives {self.fallback_student()} no share, so its fallback never answers; give it one, or remove "
+                "serve.fallback"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _replicas_of_its_models(self) -> Self:
+        asked, there = self.serve.replicas, self.model_names()
+        if isinstance(asked, dict) and (gone := asked.keys() - set(there)):
+            raise ValueError(
+                f"serve.replicas names no model of this recipe: {', '.join(sorted(gone))}; there are: {', '.join(there)}, and "
+                f"bounds for all of them are {', '.join(Replicas.model_fields)}"
+            )
         return self
 
     def all_teachers(self) -> dict[str, Teacher]:

@@ -135,9 +135,13 @@ class Answer(Record):
 
 @dataclass(frozen=True)
 class Load(Record):
-    """One measurement of a served model under a stated load. Times are medians over requests unless named p95."""
+    """One measurement of a served model under a stated load. Times are medians over requests unless named p95 or p99.
 
-    SCHEMA: ClassVar[int] = 1
+    kv_bytes is what the cache of that load's longest rows takes at once. energy_j is what `energy_of` names used meanwhile:
+    the whole machine, whatever else runs on it. None is what nothing told.
+    """
+
+    SCHEMA: ClassVar[int] = 2
     model: str
     hardware: str
     concurrency: int
@@ -153,6 +157,45 @@ class Load(Record):
     answers_per_s: float
     weights_bytes: int
     peak_memory_bytes: int
+    ttft_p99_s: float = 0.0
+    time_per_output_token_p95_s: float = 0.0
+    time_per_output_token_p99_s: float = 0.0
+    seconds_per_answer_p99: float = 0.0
+    kv_bytes_per_token: float | None = None
+    kv_bytes: float | None = None
+    energy_j: float | None = None
+    energy_of: str | None = None
+
+
+@dataclass(frozen=True)
+class Verdict(Record):
+    """What a judge said of a model's answer to one prompt: beside another's (`against`), shown first or second, or by itself.
+
+    said is "model", "against" or "tie", or a score from "1" to "5"; None where it was nothing that can be read, which
+    `error` says of a request that failed. Not asked were answers that are equal.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+    id: str
+    model: str
+    against: str | None
+    first: bool
+    said: str | None
+    asked: bool = True
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class SuiteScore(Record):
+    """One metric of one lm-eval task, with the standard error that lm-eval gives and the number of rows it is over."""
+
+    SCHEMA: ClassVar[int] = 1
+    model: str
+    task: str
+    metric: str
+    value: float
+    stderr: float | None
+    rows: int
 
 
 @dataclass(frozen=True)

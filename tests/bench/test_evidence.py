@@ -20,13 +20,20 @@ def test_every_arm_is_a_recipe_with_a_student_per_seed(bench: ModuleType) -> Non
         recipe = Recipe.model_validate(bench.recipe_of(BASE, arm, 3))
         students = recipe.all_students()
         assert [recipe.train_for(s).seed for s in students.values()] == [0, 1, 2]
-        assert (recipe.score is None) == (recipe.train.loss.kind == "cross_entropy")
+        assert (recipe.score is None) == (arm in {"text", "layers"})
     assert "score" not in BASE, "the arms change a copy"
 
 
 def test_half_the_steps_is_half_the_epochs_of_the_recipe(bench: ModuleType) -> None:
     whole, half = (Recipe.model_validate(bench.recipe_of(BASE, arm, 1)).train.epochs for arm in ("soft", "soft-half"))
     assert half == whole / 2
+
+
+def test_an_on_policy_arm_learns_for_as_many_epochs_as_the_others(bench: ModuleType) -> None:
+    recipe = Recipe.model_validate(bench.recipe_of(BASE, "on-policy", 1))
+    (student,) = recipe.all_students().values()
+    assert recipe.train_for(student).epochs + recipe.train_in_rounds(student).epochs == BASE["train"]["epochs"]
+    assert recipe.on_policy.sampling.max_tokens == BASE["on_policy"]["sampling"]["max_tokens"]
 
 
 def test_the_interval_over_seeds_is_students_t(bench: ModuleType) -> None:

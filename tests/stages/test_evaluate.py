@@ -12,12 +12,11 @@ import pytest
 
 from raystill import artifacts, recipe
 from raystill.artifacts import Manifest, Outcome, Table
-from raystill.client import Reply
+from raystill.asking import choose
 from raystill.context import Context
 from raystill.errors import DataError, Interrupted, StageError
-from raystill.records import Answer, Load, Message, Prompt
+from raystill.records import Answer, Message, Prompt
 from raystill.stages import evaluate
-from raystill.stages.evaluate import Asked
 
 Say = Callable[[dict[str, Any]], str | int]
 """From a request's body to the answer's text, or to an HTTP error status."""
@@ -167,8 +166,8 @@ def test_answers_come_from_the_models_own_view_in_order(tmp_path: Path, serve: C
 
 def test_a_limit_takes_the_same_rows_when_others_are_added(tmp_path: Path) -> None:
     config = recipe.Evaluate(limit=10)
-    few = {p.id for p in evaluate.choose(prompts(tmp_path / "few", 30), config)}
-    more = {p.id for p in evaluate.choose(prompts(tmp_path / "more", 40), config)}
+    few = {p.id for p in choose(prompts(tmp_path / "few", 30), config)}
+    more = {p.id for p in choose(prompts(tmp_path / "more", 40), config)}
     assert len(few) == len(more) == 10
     assert {i for i in more if i < "030"} <= few
 
@@ -209,7 +208,7 @@ def test_too_many_failures_stop_the_stage_early(tmp_path: Path, serve: Callable[
 
 def test_an_empty_split_says_what_to_type(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"set data.split.test to a share"):
-        evaluate.choose(prompts(tmp_path, 3, "train"), recipe.Evaluate())
+        choose(prompts(tmp_path, 3, "train"), recipe.Evaluate())
 
 
 def test_ctrl_c_stops_asking(tmp_path: Path, serve: Callable[[Say], Server]) -> None:
@@ -223,40 +222,3 @@ def test_ctrl_c_stops_asking(tmp_path: Path, serve: Callable[[Say], Server]) -> 
     with pytest.raises(Interrupted):
         evaluate.answer(recipe.Evaluate(), "student", None, [], server, prompts(tmp_path / "p", 100), stopped)
     assert len(server.asked) <= 24
-
-
-def test_speed_is_measured_at_each_stated_load(tmp_path: Path, serve: Callable[[Say], Server]) -> None:
-    server = serve(echo)
-    config = recipe.Evaluate(load=[1, 4], load_requests=12)
-    outcome = evaluate.measure(
-        config, "student", None, [], server, prompts(tmp_path / "p", 6), "test machine", context(tmp_path / "out")
-    )
-    loads = rows(tmp_path / "out", outcome, Load)
-    assert outcome.kind == "load"
-    assert [(x.concurrency, x.requests, x.errors, x.hardware) for x in loads] == [
-        (1, 12, 0, "test machine"),
-        (4, 12, 0, "test machine"),
-    ]
-    assert len(server.asked) == 1 + 12 + 4 + 12
-    assert {(x.weights_bytes, x.peak_memory_bytes) for x in loads} == {(1000, 3000)}
-
-
-def test_load_figures_by_hand() -> None:
-    prompt = Prompt("1", None, [], None, "t", "f", "test", None, "{}")
-    # two answers of 5 tokens: 0.1 s to the first, then 4 more in 0.4 and 0.8 s; one of a single token; one that failed
-    replies = [
-        Reply("x", "stop", 1, 5, 0.1, 0.5),
-        Reply("x", "stop", 1, 5, 0.1, 0.9),
-        Reply("x", "stop", 1, 1, 0.3, 0.3),
-    ]
-    asked = [*(Asked(prompt, r) for r in replies), Asked(prompt, None, "ReadTimeout")]
-    load = evaluate.load(asked, 2.0, "student", "m", 2, {})
-    assert (load.requests, load.errors) == (4, 1)
-    assert load.ttft_s == pytest.approx(0.1)
-    assert load.time_per_output_token_s == pytest.approx(0.15)
-    assert load.seconds_per_answer == pytest.approx(0.5)
-    assert load.seconds_per_answer_p95 == pytest.approx(0.5 + 0.9 * 0.4)
-    assert load.output_tokens_per_s == pytest.approx(5.5)
-    assert load.answers_per_s == pytest.approx(1.5)
-    with pytest.raises(StageError, match="answered none of 1"):
-        evaluate.load(asked[3:], 1.0, "student", "m", 1, {})

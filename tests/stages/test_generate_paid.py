@@ -12,11 +12,13 @@ from fixtures_openai import Server, good
 
 from raystill import artifacts
 from raystill.artifacts import Manifest, Table
+from raystill.asking import choose
 from raystill.context import Context
 from raystill.errors import Interrupted, OverBudget, RecipeError, StageError
 from raystill.recipe import Compute, Evaluate, Teacher
 from raystill.records import Answer, Generation, Message, Prompt
 from raystill.stages import evaluate, generate
+from raystill.teachers import paid
 from raystill.view import Lines
 
 ROWS, UNITS, IN_FLIGHT = 10, 6, 4
@@ -100,7 +102,7 @@ def held_out(root: Path, rows: int) -> Table:
 
 
 def test_held_out_rows_are_asked_under_the_budget_and_paid_once(server: Server, tmp_path: Path) -> None:
-    rows = evaluate.PAID_ROWS + 10
+    rows = paid.ROWS + 10
     prompts, config = held_out(tmp_path, rows + 5), Evaluate(limit=rows, max_tokens=7)
     asked = teacher(server, system="You are the desk.", sampling={"n": 3, "temperature": 1.0})
     with pytest.raises(OverBudget, match=r"raise budget\.usd"):
@@ -115,7 +117,7 @@ def test_held_out_rows_are_asked_under_the_budget_and_paid_once(server: Server, 
     assert [m["role"] for m in body["messages"]] == ["system", "user"]
     url = f"{context(tmp_path).url}/{outcome.files[0].path}"
     made = artifacts.decode(Answer, Path(url).read_bytes(), url)
-    assert [a.id for a in made] == sorted(p.id for p in evaluate.choose(prompts, config))
+    assert [a.id for a in made] == sorted(p.id for p in choose(prompts, config))
     assert {(a.model, a.text, a.output_tokens, a.error) for a in made} == {("teacher", "Hello", 20, None)}
 
 

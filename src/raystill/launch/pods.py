@@ -6,7 +6,7 @@ from raystill.launch.gpus import Node
 from raystill.launch.sizes import Group, cpus
 from raystill.provenance import HARDWARE
 from raystill.recipe import Kubernetes
-from raystill.serving.guard import KEY
+from raystill.serving.keys import KEY
 from raystill.session import ENVIRONMENT, GROWS
 
 Doc = dict[str, Any]

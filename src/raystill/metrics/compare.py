@@ -104,7 +104,7 @@ def compare(
     by = ACCURACY if judged else next((name for found in against.values() for name in found), None)
     models = {}
     for model, metrics in measured.items():
-        values = {key: value for key in _order(metrics) if (value := _value(metrics[key], resamples))}
+        values = {key: value for key in _order(metrics) if (value := estimate(metrics[key], resamples))}
         models[model] = Model(len(said[model]), sum(a.error is not None for a in said[model]), values)
     deciding = {model: metrics[by] for model, metrics in measured.items() if by in metrics} if by else {}
     return Comparison(
@@ -179,7 +179,8 @@ def _conversations(prompts: Sequence[Prompt], per_row: Sequence[Metric]) -> list
     return [min(values) for values in turns.values()]
 
 
-def _value(metric: Sums, resamples: int) -> Value | None:
+def estimate(metric: Sums, resamples: int) -> Value | None:
+    """A metric with its interval; None when it has no value."""
     rows = len(metric.rows_RS)
     point = metric.point() if rows else float("nan")
     return Value(point, interval(metric, resamples), rows) if np.isfinite(point) else None
@@ -193,9 +194,9 @@ def _student(deciding: Mapping[str, Sums], by: str | None, name: str, baseline: 
     return Student(
         baseline,
         by,
-        retention=None if teacher is None else _value(ratio(own, teacher), resamples),
-        behind_teacher=None if teacher is None else _value(difference(own, teacher), resamples),
-        gain=None if before is None else _value(difference(own, before), resamples),
+        retention=None if teacher is None else estimate(ratio(own, teacher), resamples),
+        behind_teacher=None if teacher is None else estimate(difference(own, teacher), resamples),
+        gain=None if before is None else estimate(difference(own, before), resamples),
     )
 
 

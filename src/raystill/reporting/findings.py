@@ -1,12 +1,13 @@
 """What a report is made from."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from raystill.metrics.compare import Comparison
+from raystill.metrics.judged import Judged
 from raystill.recipe import Recipe
-from raystill.records import Load
+from raystill.records import Load, SuiteScore
 
 Role = Literal["teacher", "baseline", "student"]
 
@@ -15,7 +16,8 @@ Role = Literal["teacher", "baseline", "student"]
 class Model:
     """One compared model. `source` is how the recipe names it; sizes are None when its weights cannot be looked into.
 
-    `paid_per_answer` is what an endpoint asked for its held-out answers, in the currency of 'prices'.
+    `paid_per_answer` is what an endpoint asked for its held-out answers, `paid_per_million` for a million of their tokens, in
+    the currency of 'prices'.
     """
 
     name: str
@@ -25,6 +27,7 @@ class Model:
     weights_bytes: int | None
     loads: Sequence[Load]
     paid_per_answer: float | None = None
+    paid_per_million: float | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,19 @@ class Said:
     reference: str | None
     answers: Mapping[str, str]
     right: Mapping[str, bool | None]
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """The data's own."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a judge said: who it is, and which of the compared models it is itself, if one."""
+
+    by: str
+    compared: str | None
+    mode: str
+    lines: Sequence[Judged]
+    counts: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -96,3 +112,5 @@ class Findings:
     rounds: Mapping[str, Sequence[Rolled]]
     said: Sequence[Said]
     provenance: Mapping[str, Any]
+    judgement: Judgement | None = None
+    suites: Mapping[str, Comparison | Sequence[SuiteScore]] = field(default_factory=dict)

@@ -10,8 +10,14 @@ from typing import Any
 
 from raystill.metrics.bootstrap import CONFIDENCE
 from raystill.metrics.compare import TEACHER, Value
+from raystill.metrics.speed import holds, served
 from raystill.recipe import Recipe, Teacher
+from raystill.reporting.case_study import case_study
 from raystill.reporting.findings import Findings, Made, Model, Point, Rolled
+from raystill.reporting.gate import gate
+from raystill.reporting.judgement import judgement
+from raystill.reporting.slices import regressions, slices
+from raystill.reporting.suites import suite
 
 SCHEMA = 1
 Report = dict[str, Any]
@@ -22,12 +28,20 @@ LOAD_KEYS = (
     "errors",
     "ttft_s",
     "ttft_p95_s",
+    "ttft_p99_s",
     "time_per_output_token_s",
+    "time_per_output_token_p95_s",
+    "time_per_output_token_p99_s",
     "seconds_per_answer",
     "seconds_per_answer_p95",
+    "seconds_per_answer_p99",
     "output_tokens_per_s",
     "answers_per_s",
     "peak_memory_bytes",
+    "kv_bytes_per_token",
+    "kv_bytes",
+    "energy_j",
+    "energy_of",
     "hardware",
 )
 
@@ -59,6 +73,8 @@ def summary(found: Findings) -> Report:
         "dropped": _dropped(found.steps),
         "training": {name: _training(points) for name, points in found.curves.items()},
         "rounds": {name: [_round(of) for of in rounds] for name, rounds in found.rounds.items()},
+        "judge": judgement(found.judgement) if found.judgement else None,
+        "suites": {name: suite(of) for name, of in found.suites.items()},
         "cost": _cost(recipe, found.steps),
         "steps": [
             {"step": s.label, "fingerprint": s.fingerprint, "started_at": s.started_at, "elapsed_s": s.elapsed_s}
@@ -70,7 +86,11 @@ def summary(found: Findings) -> Report:
     if first:
         shared = ("decided_by", "retention", "retention_interval", "speedup", "smaller")
         report |= {k: v for k, v in students[first].items() if k in shared}
-    return report
+    report["slices"] = {
+        name: slices(found.said, name, recipe.evaluate.slices, recipe.evaluate.resamples) for name in students
+    }
+    report["regressions"] = {name: regressions(found.said, name, s["baseline"]) for name, s in students.items()}
+    return report | {"gate": gate(recipe.gate, report), "case_study": case_study(report)}
 
 
 def teacher_source(recipe: Recipe) -> str:
@@ -94,7 +114,8 @@ def _model(model: Model, found: Findings) -> dict[str, Any]:
         "parameters": model.parameters,
         "weights_bytes": model.weights_bytes,
         "load": [{k: getattr(load, k) for k in LOAD_KEYS} for load in model.loads],
-        "cost_per_1000_answers": _cost_per_1000(found.recipe, model),
+        "users": _users(found.recipe, model),
+        **_costs(found.recipe, model),
     }
 
 
@@ -142,14 +163,32 @@ def _over(left: float | None, right: float | None) -> float | None:
     return left / right if left and right else None
 
 
-def _cost_per_1000(recipe: Recipe, model: Model) -> float | None:
-    """What an endpoint asked for 1000 answers, or machine time for them at the highest measured throughput."""
-    if model.paid_per_answer:
-        return model.paid_per_answer * 1000
-    fastest = max((load.answers_per_s for load in model.loads), default=0.0)
-    if not (recipe.prices.machine_hour and fastest):
+def _users(recipe: Recipe, model: Model) -> dict[str, Any] | None:
+    """How many users a model serves within the objective, and the least load seen to break it; None without an objective."""
+    objective = recipe.evaluate.objective
+    if objective is None or not model.loads:
         return None
-    return recipe.prices.machine_hour / 3600 / fastest * 1000
+    most, broken = served(model.loads, objective)
+    return {"served": most, "broken_at": broken, "objective": objective.model_dump(exclude_none=True)}
+
+
+def _costs(recipe: Recipe, model: Model) -> dict[str, float | None]:
+    """What 1000 answers and a million of their tokens cost: what an endpoint asked, or machine time at the highest measured
+    throughput, with an objective at the highest one within it."""
+    objective, hour = recipe.evaluate.objective, recipe.prices.machine_hour
+    loads = [load for load in model.loads if objective is None or holds(load, objective)]
+    answers, tokens = (
+        max((getattr(x, k) for x in loads), default=0.0) for k in ("answers_per_s", "output_tokens_per_s")
+    )
+    if model.paid_per_answer:
+        return {
+            "cost_per_1000_answers": model.paid_per_answer * 1000,
+            "cost_per_million_tokens": model.paid_per_million,
+        }
+    return {
+        "cost_per_1000_answers": hour / 3600 / answers * 1000 if hour and answers else None,
+        "cost_per_million_tokens": hour / 3600 / tokens * 1e6 if hour and tokens else None,
+    }
 
 
 def _cost(recipe: Recipe, steps: Sequence[Made]) -> dict[str, Any]:
@@ -161,7 +200,7 @@ def _cost(recipe: Recipe, steps: Sequence[Made]) -> dict[str, Any]:
         "machine_hour": price,
         "elapsed_s": round(elapsed_s, 3),
         "making": price * elapsed_s / 3600 if price else None,
-        "teacher_endpoint": sum(s.counts.get("cost") or 0.0 for s in steps) or None,
+        "teacher_endpoint": sum(s.counts.get("cost") or 0.0 for s in steps if s.stage != "judge") or None,
     }
 
 
@@ -271,6 +310,8 @@ def _notes(found: Findings) -> list[str]:
     notes = []
     if not found.recipe.prices.machine_hour:
         notes.append("no cost of machine time: set prices.machine_hour to have it")
+    if (loads := [load for m in found.models for load in m.loads]) and all(load.energy_j is None for load in loads):
+        notes.append("no energy: the machine tells neither its processors' (RAPL) nor its GPUs' (NVML)")
     if len({load.hardware for m in found.models for load in m.loads}) > 1:
         notes.append("models were measured on different kinds of machine; speeds of two kinds are never compared")
     if behind_a_url := found.recipe.teacher.kind == "endpoint":

@@ -49,8 +49,8 @@ REPORT_EVERY = 1000
 def prepare(data: Data, task: str, context: Context) -> Outcome:
     """Prompts in Parquet units by split, and `rejected/<split>.jsonl` for the rows of each file group left out.
 
-    Raises DataError when nothing is left to learn from, when a named column does not exist, or when more rows than
-    max_error_rate are bad; RecipeError for a template that cannot run.
+    Without data.train they are held-out rows alone. Raises DataError when nothing is left to learn from, when a named
+    column does not exist, or when more rows than max_error_rate are bad; RecipeError for a template that cannot run.
     """
     intake = _Intake(data, task)
     context.progress.start(context.label, None, "rows")
@@ -65,7 +65,7 @@ def prepare(data: Data, task: str, context: Context) -> Outcome:
     kept = intake.prompts
     leaks = intake.leaks + _drop_leaks(kept)
     beyond_limit = _limit(kept, data.limit)
-    if not kept["train"]:
+    if data.train and not kept["train"]:
         raise DataError(
             f"nothing to learn from: of {intake.read} rows none is left for train ({data.train}), "
             f"{len(kept['validation'])} went to validation and {len(kept['test'])} to test; "

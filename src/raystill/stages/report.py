@@ -1,22 +1,31 @@
 """report: gathers what the line made and writes report.json, report.html and a model card per student. Always made anew."""
 
 import datetime
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from raystill import models, storage, tasks
-from raystill.artifacts import Artifact, Checkpoint, Table
+from raystill.artifacts import ADAPTER, Artifact, Checkpoint, Table, decode, encode
+from raystill.errors import DataError, RecipeError
 from raystill.metrics.compare import Comparison, compare
+from raystill.metrics.judged import Vote, judged
 from raystill.provenance import provenance
-from raystill.recipe import Cut, Recipe
-from raystill.records import Answer, Load, Prompt
+from raystill.recipe import Cut, Judge, Recipe
+from raystill.records import Answer, Load, Metric, Prompt, SuiteScore, Verdict
+from raystill.reporting import judgement, plain
 from raystill.reporting.card import card
-from raystill.reporting.findings import Findings, Made, Model, Point, Role, Rolled, Said
+from raystill.reporting.findings import Findings, Judgement, Made, Model, Point, Role, Rolled, Said
+from raystill.reporting.junit import junit
 from raystill.reporting.page import page
-from raystill.reporting.summary import finite, summary, teacher_source
+from raystill.reporting.summary import finite, source, summary, teacher_source
+from raystill.serving import votes
+
+ROWS = "rows.parquet"
+"""Values of single answers, in a report's folder."""
 
 
 class Round(Protocol):
@@ -32,6 +41,15 @@ class Round(Protocol):
     def targets(self) -> Table: ...
     @property
     def learner(self) -> Checkpoint: ...
+
+
+class Suited(Protocol):
+    """A suite's prompts, and by model its answers, or its scores where lm-eval asked."""
+
+    @property
+    def prompts(self) -> Table | None: ...
+    @property
+    def made(self) -> Mapping[str, Table]: ...
 
 
 class Line(Protocol):
@@ -52,6 +70,10 @@ class Line(Protocol):
     @property
     def loads(self) -> Mapping[str, Table]: ...
     @property
+    def suites(self) -> Mapping[str, Suited]: ...
+    @property
+    def verdicts(self) -> Table | None: ...
+    @property
     def rounds(self) -> Mapping[str, Sequence[Round]]: ...
 
 
@@ -63,10 +85,26 @@ def report(recipe: Recipe, made: Line) -> str:
     text = json.dumps(made_report, indent=2, ensure_ascii=False, allow_nan=False)
     storage.write(storage.join(folder, "report.json"), text.encode())
     storage.write(storage.join(folder, "report.html"), page(made_report, found).encode())
+    storage.write(storage.join(folder, ROWS), encode(Metric, found.comparison.per_row))
+    storage.write(storage.join(folder, "report.csv"), plain.as_csv(made_report).encode())
+    storage.write(storage.join(folder, "report.md"), plain.as_markdown(made_report).encode())
+    if made_report["gate"]:
+        storage.write(storage.join(folder, "gate.xml"), junit(recipe.name, made_report["gate"]).encode())
+    if made_report["judge"]:
+        storage.write(storage.join(folder, "judge.md"), judgement.table(made_report["judge"]).encode())
     for name in recipe.all_students():
         file = "MODEL_CARD.md" if recipe.student else f"MODEL_CARD-{name}.md"
         storage.write(storage.join(folder, file), card(made_report, found, name).encode())
     return folder
+
+
+def read(recipe: Recipe) -> tuple[dict[str, Any], list[Metric]]:
+    """The last report of a recipe, and its values of single answers. Raises RecipeError when there is none."""
+    folder = storage.join(recipe.root, "reports", recipe.name)
+    if not storage.exists(storage.join(folder, ROWS)):
+        raise RecipeError(f"'{recipe.name}' has no report under {recipe.root}; make it: raystill report RECIPE")
+    made: dict[str, Any] = json.loads(storage.read(storage.join(folder, "report.json")))
+    return made, list(decode(Metric, storage.read(storage.join(folder, ROWS)), folder))
 
 
 def gather(recipe: Recipe, made: Line) -> Findings:
@@ -88,7 +126,58 @@ def gather(recipe: Recipe, made: Line) -> Findings:
         rounds={name: [_rolled(of) for of in rounds] for name, rounds in made.rounds.items()},
         said=_said(prompts, answers, comparison),
         provenance=provenance(),
+        judgement=_judgement(recipe, made, comparison),
+        suites={name: _suite(recipe, made, suited) for name, suited in made.suites.items()},
     )
+
+
+def _judgement(recipe: Recipe, made: Line, comparison: Comparison) -> Judgement | None:
+    config, verdicts = recipe.evaluate.judge, made.verdicts
+    if config is None or verdicts is None:
+        return None
+    teachers, name = recipe.all_teachers(), config.model or ""
+    by = (
+        config.endpoint.model
+        if config.endpoint
+        else source(teachers[name])
+        if name in teachers
+        else _start(recipe, name)
+    )
+    compared = "teacher" if name == next(iter(teachers)) else name
+    lines = judged(list(verdicts.rows(Verdict)), comparison.per_row, _votes(recipe, config), recipe.evaluate.resamples)
+    return Judgement(by, compared if compared in made.answers else None, config.mode, lines, verdicts.counts)
+
+
+def _votes(recipe: Recipe, judge: Judge) -> list[Vote]:
+    """People's votes on answers to held-out rows, by pairs of models. Raises DataError for what is no vote."""
+    url = judge.votes or votes.place(recipe.root, recipe.name)
+    try:
+        cast = votes.Votes(url).all()
+    except (TypeError, ValueError):
+        raise DataError(f"{url} holds files that are no votes; give the folder that the playground wrote") from None
+    return [
+        Vote(vote.row, left, right, "tie" if vote.preferred is None else "left" if vote.preferred == left else "right")
+        for vote in cast
+        for left, right in itertools.combinations(vote.answers, 2)
+        if vote.row is not None and vote.preferred in (None, left, right)
+    ]
+
+
+def _suite(recipe: Recipe, made: Line, suited: Suited) -> Comparison | list[SuiteScore]:
+    if suited.prompts is None:
+        return [score for table in suited.made.values() for score in table.rows(SuiteScore)]
+    return _compared(
+        recipe, made, list(suited.prompts.rows(Prompt)), {n: list(t.rows(Answer)) for n, t in suited.made.items()}
+    )
+
+
+def metrics(recipe: Recipe, made: Line, name: str) -> tuple[dict[str, float], list[str]]:
+    """One model's metrics by name, with its seconds per answer at the first load, and why others are absent."""
+    answers = {name: list(made.answers[name].rows(Answer))}
+    comparison = _compared(recipe, made, list(made.prompts.rows(Prompt, recipe.evaluate.split)), answers)
+    first = next(made.loads[name].rows(Load))
+    found = {key: value.value for key, value in comparison.models[name].metrics.items()}
+    return found | {"seconds_per_answer": first.seconds_per_answer}, comparison.notes
 
 
 def _compared(recipe: Recipe, made: Line, prompts: list[Prompt], answers: Mapping[str, list[Answer]]) -> Comparison:
@@ -115,8 +204,10 @@ def _behind_a_url(recipe: Recipe, made: Line) -> Iterator[Model]:
     if "teacher" in made.answers and "teacher" not in made.models:
         counts = made.answers["teacher"].counts
         answered = counts["rows"] - sum(counts["errors"].values())
-        paid = counts["cost"] / answered if answered and counts.get("cost") else None
-        yield Model("teacher", "teacher", teacher_source(recipe), None, None, [], paid)
+        paid, tokens = counts.get("cost"), counts["output_tokens"]
+        each = paid / answered if answered and paid else None
+        million = paid / tokens * 1e6 if tokens and paid else None
+        yield Model("teacher", "teacher", teacher_source(recipe), None, None, [], each, million)
 
 
 def _start(recipe: Recipe, name: str) -> str:
@@ -130,7 +221,7 @@ def _start(recipe: Recipe, name: str) -> str:
 def _weights_bytes(model: Checkpoint) -> int | None:
     """An adapter beside a model is merged into its weights, and no part of their size."""
     if model.manifest:
-        weights = (f for f in model.manifest.files if f.path.endswith(".safetensors") and "/adapter/" not in f.path)
+        weights = (f for f in model.manifest.files if f.path.endswith(".safetensors") and f"/{ADAPTER}/" not in f.path)
         return sum(f.bytes for f in weights) or None
     folder = Path(model.url)
     return sum(p.stat().st_size for p in folder.glob("*.safetensors")) or None if folder.is_dir() else None
@@ -143,6 +234,9 @@ def _steps(made: Line) -> Iterator[Made]:
     named |= {"score": made.targets} if made.targets else {}
     named |= {f"train {n}" if n not in ("teacher", "baseline") else n: m for n, m in made.models.items()}
     named |= {f"answer {n}": a for n, a in made.answers.items()} | {f"measure {n}": a for n, a in made.loads.items()}
+    for name, suited in made.suites.items():
+        named |= {f"{model} on {name}": table for model, table in suited.made.items()}
+    named |= {"judge": made.verdicts} if made.verdicts else {}
     for name, rounds in made.rounds.items():
         for number, of in enumerate(rounds, 1):
             of_round = {"generate": of.rollouts, "curate": of.examples, "score": of.targets, "train": of.learner}
@@ -203,6 +297,7 @@ def _said(prompts: list[Prompt], answers: Mapping[str, list[Answer]], comparison
             reference=p.reference,
             answers={name: texts[name, p.id] for name in answers if (name, p.id) in texts},
             right={name: right.get((name, p.id)) for name in answers},
+            columns=json.loads(p.columns),
         )
         for p in prompts
     ]

@@ -124,5 +124,5 @@ def register() -> str:
     from transformers import AttentionInterface
 
     # Compiled layers stop before it: groups differ from one micro-batch to the next, and each would be compiled for.
-    AttentionInterface.register(NAME, torch.compiler.disable(attend))  # type: ignore[no-untyped-call]
+    AttentionInterface.register(NAME, torch.compiler.disable(attend))
     return NAME
