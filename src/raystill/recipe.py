@@ -860,7 +860,9 @@ class Capture(Block):
 
     to: str = required("folder or s3:// prefix, which data.train may name", min_length=1)
     redact: list[str] = setting(
-        [], "regular expressions of what else is taken out", "e-mail addresses, phone and card numbers and keys always are"
+        [],
+        "regular expressions of what else is taken out",
+        "e-mail addresses, phone and card numbers and keys always are",
     )
 
     @model_validator(mode="after")
@@ -969,7 +971,9 @@ class Serve(Block):
     @model_validator(mode="after")
     def _shares_of_one(self) -> Self:
         if (total := sum(self.canary.values())) > 1 + 1e-9:
-            raise ValueError(f"the shares of 'canary' sum to {total:g}, more than all users; e.g. canary: {{student: 0.1}}")
+            raise ValueError(
+                f"the shares of 'canary' sum to {total:g}, more than all users; e.g. canary: {{student: 0.1}}"
+            )
         return self
 
     def replicas_of(self, model: str) -> Replicas:
@@ -1253,7 +1257,9 @@ class Recipe(Block):
         if gone := set(serve.canary) - set(there):
             raise ValueError(f"serve.canary names no model of this recipe: {gone.pop()}; there are: {', '.join(there)}")
         if serve.public_name in there:
-            raise ValueError(f"serve.public_name '{serve.public_name}' is a model's own name; choose another, e.g. auto")
+            raise ValueError(
+                f"serve.public_name '{serve.public_name}' is a model's own name; choose another, e.g. auto"
+            )
         hosted = self.teacher.model or self.teacher.recipe
         if not hosted and ("teacher" in self.arms() or serve.fallback):
             raise ValueError(

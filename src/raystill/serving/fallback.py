@@ -24,7 +24,6 @@ class Judge:
     """When the teacher is asked, and what came of it so far, machine time in seconds."""
 
     config: Fallback
-    student: str
     task: tasks.Task
     outcomes: Counter[str] = field(default_factory=Counter)
     student_s: float = 0.0
@@ -63,11 +62,6 @@ class Judge:
             "share": sent / total if total else None,
             "saved": 1 - (self.student_s + self.teacher_s) / by_teacher_s if by_teacher_s else None,
         }
-
-
-def without_logprobs(answer: Answer) -> dict[str, Any]:
-    """An answer whose sender did not ask for them."""
-    return {**answer, "choices": [{**choice, "logprobs": None} for choice in answer["choices"]]}
 
 
 def as_events(answer: Answer, usage: bool) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import Any
 from raystill import artifacts, recipe, tasks
 from raystill.artifacts import Table
 from raystill.errors import ResourceError, StorageError
+from raystill.metrics.compare import TEACHER
 from raystill.recipe import Capture, Fallback, Prices, Turn
 
 View = tuple[str | None, list[Turn]]
@@ -27,7 +28,7 @@ class Routing:
     task: tasks.Task | None = None
     reads: bool = False
     """Whether the task reads a label or a value out of an answer."""
-    prices: Prices = Prices()
+    prices: Prices = field(default_factory=Prices)
 
     @classmethod
     def of(cls, told: Mapping[str, Any], hosted: Collection[str], prompts: str) -> "Routing":
@@ -35,7 +36,7 @@ class Routing:
 
         Raises ResourceError for a model that nobody hosts here, StorageError when the prompts are gone.
         """
-        asked = {*told["arms"], *(["teacher"] if told["fallback"] else [])}
+        asked = {*told["arms"], *([TEACHER] if told["fallback"] else [])}
         if gone := asked - set(hosted):
             raise ResourceError(
                 f"serve.canary or serve.fallback asks {', '.join(sorted(gone))}, and only {', '.join(hosted)} are hosted; "
@@ -50,7 +51,8 @@ class Routing:
             compare=told["compare"],
             capture=told["capture"] and Capture.model_validate(told["capture"]),
             views={
-                name: (system, [Turn.model_validate(e) for e in shown]) for name, (system, shown) in told["views"].items()
+                name: (view["system"], [Turn.model_validate(e) for e in view["examples"]])
+                for name, view in told["views"].items()
             },
             task=tasks.load(task, _references(prompts)) if told["compare"] or told["fallback"] else None,
             reads=tasks.reads(task),
