@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from pydantic import ValidationError
 
 from raystill import recipe_file
 from raystill.recipe import Recipe, Serve, Teacher, Train
@@ -183,3 +184,45 @@ def test_the_scaling_pages_recipes_are_recipes(tmp_path: Path) -> None:
     loaded = [recipe_file.load(written(tmp_path, FIVE + block)).recipe.serve for block in recipes]
     assert [serve.adapters for serve in loaded] == [False, True]
     assert loaded[0].replicas_of("teacher").downscale_delay_s == 900
+
+
+def routed(serve: dict[str, Any], **more: Any) -> Recipe:
+    nouns = {"teacher": {"model": "t"}, "student": {"model": "s"}}
+    return Recipe.model_validate({"name": "n", "task": "math", "data": {"train": "x"}, "serve": serve, **nouns, **more})
+
+
+TWO = {"student": None, "students": {"a": {"model": "a"}, "b": {"model": "b"}}}
+PAID = {"teacher": {"kind": "endpoint", "endpoint": {"url": "https://x.org", "model": "m"}}}
+
+
+@pytest.mark.parametrize(
+    ("serve", "more", "arms"),
+    [
+        ({}, {}, {}),
+        ({"canary": {"student": 0.25}}, {}, {"student": 0.25, "teacher": 0.75}),
+        ({"canary": {"a": 0.5, "b": 0.5}}, {**TWO, **PAID}, {"a": 0.5, "b": 0.5}),
+        ({"fallback": {}}, {}, {"student": 1.0}),
+        ({"fallback": {"student": "b"}, "canary": {"a": 0.5, "b": 0.5}}, TWO, {"a": 0.5, "b": 0.5}),
+    ],
+)
+def test_who_answers_under_the_public_name(serve: dict[str, Any], more: dict[str, Any], arms: dict[str, float]) -> None:
+    assert routed(serve, **more).arms() == arms
+
+
+@pytest.mark.parametrize(
+    ("serve", "more", "says"),
+    [
+        ({"canary": {"student": 0.8, "baseline": 0.3}}, {}, "sum to 1.1"),
+        ({"canary": {"studnet": 0.1}}, {}, "no model of this recipe: studnet"),
+        ({"canary": {"student": 0.1}}, PAID, "no weights"),
+        ({"fallback": {}}, PAID, "no weights"),
+        ({"fallback": {}}, TWO, "must be one of: a, b"),
+        ({"fallback": {"check": False}}, {}, "never asks the teacher"),
+        ({"fallback": {}, "canary": {"baseline": 1.0}}, {}, "gives student no share"),
+        ({"public_name": "student"}, {}, "a model's own name"),
+        ({"capture": {"to": "x", "redact": ["("]}}, {}, "regular expression"),
+    ],
+)
+def test_routes_that_lead_nowhere_are_refused(serve: dict[str, Any], more: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        routed(serve, **more)

@@ -34,8 +34,8 @@ class Cut:
 
 
 def cuts(cases: Sequence[Case]) -> list[Cut]:
-    """Every cut that keeps some answer and is different on these rows, halfway between two of them, from the teacher asked
-    least to asked most. Answers that fail the check are sent by each."""
+    """The cut that sends none for its probability, and those halfway between two rows, from the teacher asked least to asked
+    most. Answers that fail the check are sent by each."""
     probability, passes, student, teacher = np.array(
         [(c.probability, c.passes, c.student, c.teacher) for c in cases], dtype=np.float64
     ).T
