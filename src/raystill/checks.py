@@ -147,7 +147,8 @@ def _endpoint(located: Located) -> Iterator[Problem]:
         ("teachers", name) if recipe.teachers else ("teacher",): teacher.endpoint
         for name, teacher in recipe.all_teachers().items()
     }
-    asked[("evaluate", "judge")] = recipe.evaluate.judge and recipe.evaluate.judge.endpoint
+    if recipe.evaluate.judge:
+        asked["evaluate", "judge"] = recipe.evaluate.judge.endpoint
     for loc, block in asked.items():
         if block is None:
             continue

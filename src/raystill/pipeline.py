@@ -39,7 +39,7 @@ from raystill.recipe import (
 )
 from raystill.records import SPLITS, Load
 from raystill.serving import votes
-from raystill.serving.guard import KEY
+from raystill.serving.keys import KEY
 from raystill.session import ray_session
 from raystill.stages import (
     curate,
@@ -231,8 +231,8 @@ def judge_answers(recipe: Recipe, config: Judge, made: Line, do: Do) -> Table:
     with on_demand(lambda context: serve.serve(hosted, recipe.serve, context, own={"judge": own}, port=0)) as endpoint:
 
         def served(context: Context) -> Endpoint:
-            key = {"key_env": KEY} if endpoint(context).key else {}
-            return Endpoint(url=endpoint(context).base_url, model="judge", **key)
+            here = endpoint(context)
+            return Endpoint(url=here.base_url, model="judge", key_env=KEY if here.key else None)
 
         return do(judged(recipe, config, made, served_alike(recipe, config.model), hosted, served))
 
@@ -748,8 +748,8 @@ def point(recipe: Recipe, made: Line) -> None:
     newest |= {f"answers/{n}": a.url for n, a in made.answers.items()} | {
         f"load/{n}": a.url for n, a in made.loads.items()
     }
-    for suite, of in made.suites.items():
-        newest |= {f"{'answers' if of.prompts else 'scores'}/{n}/{suite}": table.url for n, table in of.made.items()}
+    for suite, asked in made.suites.items():
+        newest |= {f"{'answers' if asked.prompts else 'scores'}/{n}/{suite}": t.url for n, t in asked.made.items()}
     newest |= {"judge": made.verdicts.url} if made.verdicts else {}
     data = json.dumps(newest, indent=2).encode()
     storage.write(storage.join(recipe.root, "runs", f"{recipe.name}.json"), data)

@@ -76,6 +76,7 @@ NO_IDENTITY = {
     "Student": {"model"},
     "Train": {"checkpoint_every"},
     "Evaluate": {"concurrency", "together", "judge", "suites", "resamples"},
+    "Judge": {"votes"},
     "Suite": {"data", "lm_eval"},
     "Serve": {
         "host",

@@ -177,7 +177,7 @@ def _behind_a_url(recipe: Recipe, made: Line) -> Iterator[Model]:
     if "teacher" in made.answers and "teacher" not in made.models:
         counts = made.answers["teacher"].counts
         answered = counts["rows"] - sum(counts["errors"].values())
-        paid, tokens = counts.get("cost"), counts["output_tokens"]
+        paid, tokens = counts.get("cost"), counts.get("output_tokens")
         each = paid / answered if answered and paid else None
         million = paid / tokens * 1e6 if tokens and paid else None
         yield Model("teacher", "teacher", teacher_source(recipe), None, None, [], each, million)
