@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: help demo test test-all chaos check bench-generate bench-scale bench-train lock
+.PHONY: help demo test test-all chaos check bench-generate bench-plan bench-scale bench-serve bench-train bench-cluster lock
 help:  ## what can be typed
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 
@@ -47,11 +47,20 @@ $(READY): requirements/cpu.txt pyproject.toml
 	@$(BIN)/python -m raystill.training.prebuild
 	@touch $@
 
+bench-plan: $(READY)  ## what a plan of the demo says after a rehearsal, beside its run (about ten minutes)
+	@$(BIN)/python bench/plan.py
+
 bench-scale: $(READY)  ## the control plane with scripted replicas, a million rows, 2,000 API requests at once (about 15 minutes)
 	@$(BIN)/python bench/scale.py
 
+bench-serve: $(READY)  ## our endpoint against vllm serve, evaluate against a bare client (about half an hour on two cores)
+	@$(BIN)/python bench/serve.py
+
 bench-train: $(READY)  ## training against bare DeepSpeed, torchrun and TRL (about half an hour on two cores)
 	@$(BIN)/python bench/train.py
+
+bench-cluster: $(READY)  ## three Ray nodes that lose one, a driver of 200 stages, how fast plan answers (needs root; about 10 minutes)
+	@$(BIN)/python bench/cluster.py
 
 lock: $(READY)  ## resolve the versions anew
 	@$(BIN)/python -m pip install -qq --dry-run --ignore-installed --report .venv/report.json '.[cpu,tensorboard,mlflow,tune,dev]'

@@ -55,7 +55,7 @@ def test_all_that_others_wrote_is_fenced_with_the_mark() -> None:
     for asked in (judging.compare(PROMPT, "a", "b", "short", MARK), judging.rate(PROMPT, "a", "short", MARK)):
         system, user = asked
         assert MARK in system.content and "short" in system.content
-        fences = [what for what in re.findall(rf"<<<([A-Z0-9 ]+) {MARK}>>>", user.content) if what != "END"]
+        fences = re.findall(rf"<<<(?!END)([A-Z0-9 ]+) {MARK}>>>", user.content)
         assert fences[:2] == ["REQUEST", "A RIGHT ANSWER"] and "2 + 2?" in user.content
         assert user.content.count(f"<<<END {MARK}>>>") == len(fences)
 

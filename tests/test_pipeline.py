@@ -40,7 +40,8 @@ def test_a_served_teacher_is_told_what_generate_was_told() -> None:
 def paid_print(sampling: dict[str, Any], **more: Any) -> str:
     endpoint = {"url": "https://h", "model": "m"}
     made = recipe({"model": None, "kind": "endpoint", "endpoint": endpoint, "sampling": sampling}, **more)
-    return pipeline.answered_paid(made, pipeline.Line(Table("p", "p"), {}, Table("e", "e"), {})).fingerprint
+    line = pipeline.Line(Table("p", "p"), {}, Table("e", "e"), {})
+    return pipeline.answered_paid(made, line, 0.0).fingerprint
 
 
 def test_held_out_answers_are_paid_anew_only_for_what_they_are_asked_with() -> None:
@@ -83,7 +84,9 @@ def judge_print(judge: dict[str, Any], answers: str = "a", **more: Any) -> str:
     line = pipeline.Line(Table("p", "p"), {}, Table("e", "e"), {}, answers={"student": Table(answers, answers)})
     assert made.evaluate.judge and made.evaluate.judge.endpoint
     decides = made.evaluate.judge.endpoint.identity()
-    return pipeline.judged(made, made.evaluate.judge, line, decides, {}, lambda _: pytest.fail("asked")).fingerprint
+    return pipeline.judged(
+        made, made.evaluate.judge, line, decides, {}, lambda _: pytest.fail("asked"), 0.0
+    ).fingerprint
 
 
 def test_verdicts_are_paid_anew_for_other_answers_another_judge_or_another_question() -> None:
@@ -115,6 +118,6 @@ def test_what_a_judge_may_cost_is_what_all_others_have_left() -> None:
         answers={"teacher": paid(2.0)},
         suites={"h": suite},
     )
-    assert pipeline.left_of(recipe({}, budget={"usd": 5}), line.answered()) == 1.5
-    assert pipeline.left_of(recipe({}, budget={"usd": 3}), line.answered()) == 0.0
-    assert pipeline.left_of(recipe({}), line.answered()) is None
+    assert pipeline.left_of(recipe({}, budget={"usd": 5}), line.answered(), 0.0) == 1.5
+    assert pipeline.left_of(recipe({}, budget={"usd": 3}), line.answered(), 0.0) == 0.0
+    assert pipeline.left_of(recipe({}), line.answered(), 0.0) is None

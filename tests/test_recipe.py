@@ -1,5 +1,7 @@
 """The recipe: five lines are enough, and every mistake is named with its line."""
 
+import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from raystill import recipe_file
-from raystill.recipe import Recipe, Teacher, Train
+from raystill.recipe import Recipe, Serve, Teacher, Train
 from raystill.recipe_file import RecipeProblems
 
 FIVE = """\
@@ -40,6 +42,10 @@ def test_five_lines_are_enough(tmp_path: Path) -> None:
         (FIVE + "students: {a: {model: x}}\n", 1, "exactly one of 'student' and 'students'", ""),
         (FIVE.replace("{model: deepseek-ai/DeepSeek-V3}", "{system: hello}"), 4, "exactly one of 'model' and 'rec", ""),
         (FIVE + "train: {learning_rate: .nan}\n", 6, "train.learning_rate", ""),
+        (FIVE + "serve:\n  replicas: {studnt: 2}\n", 1, "serve.replicas names no model of this recipe: studnt", ""),
+        (FIVE + "serve:\n  replicas: {min_replicas: 2}\n", 7, "max_replicas 1 is below min_replicas 2", ""),
+        (FIVE + "serve:\n  replicas: {teacher: {min: 0}}\n", 7, "unknown key 'min'", "known here: min_replicas"),
+        (FIVE + "serve:\n  replicas: 0\n", 7, "serve.replicas", ""),
         ("- a\n- b\n", 1, "a recipe is a map", "raystill init"),
         ("name: [\n", 2, "not YAML", "indentation"),
     ],
@@ -156,3 +162,24 @@ def test_a_task_is_a_kind_or_a_map_to_editors_too(task: Any) -> None:
     assert not list(validator.iter_errors(whole))
     assert list(validator.iter_errors(whole | {"task": {"kinds": "math"}}))
     assert Recipe.model_validate(whole).task.kind == ("own" if isinstance(task, dict) and "parse" in task else "math")
+
+
+def test_replicas_are_a_number_bounds_or_either_by_model() -> None:
+    def of(replicas: Any) -> dict[str, tuple[int, int]]:
+        serve = Serve.model_validate({"replicas": replicas})
+        found = {name: serve.replicas_of(name) for name in ("teacher", "student")}
+        return {name: (each.min_replicas, each.max_replicas) for name, each in found.items()}
+
+    assert of(2) == {"teacher": (2, 2), "student": (2, 2)}
+    assert of({"min_replicas": 0, "max_replicas": 3}) == {"teacher": (0, 3), "student": (0, 3)}
+    assert of({"teacher": {"min_replicas": 0}, "student": 4}) == {"teacher": (0, 1), "student": (4, 4)}
+    assert of({"student": 4}) == {"teacher": (1, 1), "student": (4, 4)}
+
+
+def test_the_scaling_pages_recipes_are_recipes(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "scaling.md").read_text()
+    blocks = re.findall(r"(?:^    .*\n)+", page, re.MULTILINE)
+    recipes = [textwrap.dedent(block) for block in blocks if block.startswith("    serve:")]
+    loaded = [recipe_file.load(written(tmp_path, FIVE + block)).recipe.serve for block in recipes]
+    assert [serve.adapters for serve in loaded] == [False, True]
+    assert loaded[0].replicas_of("teacher").downscale_delay_s == 900

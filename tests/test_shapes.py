@@ -25,6 +25,8 @@ PUBLISHED = {
 
 
 def config_of(shape: shapes.Shape) -> Any:
+    if shape.experts:
+        return AutoConfig.for_model(shape.family)  # whose defaults are the published model
     return AutoConfig.for_model(
         shape.family,
         hidden_size=shape.hidden,
@@ -45,8 +47,20 @@ def test_a_known_model_has_the_parameters_that_transformers_counts(model: str) -
     shape = shapes.KNOWN[model]
     with torch.device("meta"):
         made = AutoModelForCausalLM.from_config(config_of(shape))
-    assert shape.parameters == made.num_parameters()
+    # Of a mixture the published number counts the routers' corrections, which transformers holds as buffers.
+    buffers = sum(b.numel() for name, b in made.named_buffers() if name.endswith("correction_bias"))
+    assert shape.parameters == made.num_parameters() + buffers
     assert shapes.of(model) == shape
+
+
+def test_what_experts_cache_and_store_is_in_their_config() -> None:
+    known = shapes.KNOWN["deepseek-ai/DeepSeek-V3"]
+    read = shapes.parse(
+        AutoConfig.for_model("deepseek_v3").to_dict() | {"quantization_config": {"quant_method": "fp8"}}
+    )
+    assert read is not None and (read.latent, read.stored, read.layers) == (known.latent, known.stored, known.layers)
+    assert known.cached == 61 * 576
+    assert known.size == "671B"
 
 
 @pytest.mark.parametrize("model", PUBLISHED)

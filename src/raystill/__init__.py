@@ -3,15 +3,23 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from raystill.azure import Client
+    from raystill.distillation_job import DistillationJob
     from raystill.live import run
     from raystill.planning import plan
     from raystill.recipe import Recipe
 
     __version__: str
 
-__all__ = ["Recipe", "__version__", "plan", "run"]
+__all__ = ["Client", "DistillationJob", "Recipe", "__version__", "plan", "run"]
 
-_HOMES = {"Recipe": "raystill.recipe", "plan": "raystill.planning", "run": "raystill.live"}
+_HOMES = {
+    "Client": "raystill.azure",
+    "DistillationJob": "raystill.distillation_job",
+    "Recipe": "raystill.recipe",
+    "plan": "raystill.planning",
+    "run": "raystill.live",
+}
 
 
 def __getattr__(name: str) -> Any:

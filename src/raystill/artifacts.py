@@ -31,6 +31,8 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 WEIGHTS = ".safetensors"
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
 """What is fetched of a hub model: configuration, weights that hold no code, and every form of tokenizer."""
+ADAPTER = "adapter"
+"""The folder, in that of a model trained with LoRA, of the adapter that is merged into its weights."""
 A = TypeVar("A", bound="Artifact")
 
 
@@ -185,12 +187,12 @@ def copies() -> Path:
 
 def _hub_bytes(model: Checkpoint) -> int:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # also a lost connection's
 
     try:
         listed = HfApi().list_repo_tree(model.place(), revision=model.fingerprint)
         return sum(getattr(file, "size", 0) for file in listed if file.path.endswith(WEIGHTS))
-    except (HfHubHTTPError, OSError):
+    except (HTTPError, OSError):
         raise _not_had(model.place(), model.fingerprint, "no listing of its files") from None
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from raystill import artifacts, recipe_file, storage
 from raystill.artifacts import Table
 from raystill.errors import RecipeError
+from raystill.recipe import Recipe
 from raystill.records import Answer, Example, Generation, Load, Prompt, Record, SuiteScore, Verdict
 
 TABLES: dict[str, type[Record]] = {"prepare": Prompt, "generate": Generation, "curate": Example, "judge": Verdict}
@@ -16,7 +17,11 @@ OF_MODELS: dict[str, type[Record]] = {"answers": Answer, "load": Load, "scores":
 
 def names(path: str) -> dict[str, str]:
     """The newest artifacts of a recipe: name to URL. Raises RecipeError when it has never run."""
-    recipe = recipe_file.load(path).recipe
+    return newest(recipe_file.load(path).recipe, path)
+
+
+def newest(recipe: Recipe, path: str) -> dict[str, str]:
+    """As `names`, of a recipe that was read from this file."""
     url = storage.join(recipe.root, "runs", f"{recipe.name}.json")
     if not storage.exists(url):
         raise RecipeError(f"'{recipe.name}' has no finished run under {recipe.root}; run it: raystill run {path}")

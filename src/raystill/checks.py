@@ -25,6 +25,7 @@ from raystill import (
     trackers,
 )
 from raystill.errors import Problem, RaystillError, RecipeError
+from raystill.metrics.compare import AGREEMENT
 from raystill.recipe import (
     VALIDATION_LOSS,
     ByColumn,
@@ -41,6 +42,8 @@ from raystill.recipe import (
     Train,
 )
 from raystill.recipe_file import Loc, Located, mistakes
+from raystill.reporting.gate import RATIOS
+from raystill.serving import keys
 from raystill.stages import prepare, suite
 from raystill.tasks import own
 from raystill.teachers import endpoint
@@ -53,7 +56,7 @@ def check(located: Located, gpu: bool | None = None) -> list[Problem]:
     training = functools.partial(_training, gpu)
     for look in (
         _plugins, _data, _task, _teacher, _endpoint, _evaluation, _students, _losses, _mixture, _rounds, _tune, training,
-        _early_stopping, _comparable, _owned, _root,
+        _early_stopping, _comparable, _owned, _budget, _gate, _keys, _root,
     ):  # fmt: skip
         found += look(located)
     # Students that share a block share its mistakes.
@@ -147,8 +150,7 @@ def _endpoint(located: Located) -> Iterator[Problem]:
         ("teachers", name) if recipe.teachers else ("teacher",): teacher.endpoint
         for name, teacher in recipe.all_teachers().items()
     }
-    if recipe.evaluate.judge:
-        asked["evaluate", "judge"] = recipe.evaluate.judge.endpoint
+    asked[("evaluate", "judge")] = recipe.evaluate.judge.endpoint if recipe.evaluate.judge else None
     for loc, block in asked.items():
         if block is None:
             continue
@@ -158,12 +160,6 @@ def _endpoint(located: Located) -> Iterator[Problem]:
                 located.where("budget", "usd"),
                 "a budget needs the endpoint's price, or nothing spent could be counted",
                 f"{'.'.join(map(str, loc))}.endpoint: price: {{input: …, output: …}}, in US dollars per million tokens",
-            )
-        if recipe.budget.usd is not None and recipe.prices.currency != "USD":
-            yield Problem(
-                located.where("prices", "currency"),
-                f"the budget is in US dollars and prices are in {recipe.prices.currency}, which are never converted",
-                "prices: {currency: USD}, with the endpoint's price in US dollars",
             )
 
 
@@ -523,6 +519,58 @@ def _owned(located: Located) -> Iterator[Problem]:
     for line in zero.refuse_owned(recipe.train.deepspeed):
         what, _, fix = line.partition("; ")
         yield Problem(located.where("train", "deepspeed"), what, fix)
+
+
+def _budget(located: Located) -> Iterator[Problem]:
+    """A budget of which nothing could ever be counted."""
+    recipe = located.recipe
+    cluster = engine.on_cluster() or "kubernetes" in recipe.compute.model_fields_set
+    if recipe.budget.gpu_hours is not None and not cluster and not engine.has_gpu():
+        what = "budget.gpu_hours counts GPUs, and this machine has none"
+        yield Problem(located.where("budget", "gpu_hours"), what, "budget: {usd: …} with prices: {machine_hour: …}")
+    paid = any(teacher.endpoint for teacher in recipe.all_teachers().values())
+    if recipe.budget.usd is not None and not paid and not recipe.prices.machine_hour:
+        what = "a budget in money needs a price, or nothing spent could be counted"
+        yield Problem(located.where("budget", "usd"), what, "prices: {machine_hour: …}, in US dollars")
+    if recipe.budget.usd is not None and recipe.prices.currency != "USD":
+        yield Problem(
+            located.where("prices", "currency"),
+            f"the budget is in US dollars and prices are in {recipe.prices.currency}, which are never converted",
+            "prices: {currency: USD}, with all prices in US dollars",
+        )
+
+
+def _gate(located: Located) -> Iterator[Problem]:
+    """A bound on what the report will not have."""
+    recipe = located.recipe
+    priced = recipe.prices.machine_hour or (recipe.teacher.endpoint and recipe.teacher.endpoint.price)
+    lacks = {
+        "cost_ratio": (not priced, "a cost needs a price", "prices: {machine_hour: …}"),
+        "users_ratio": (
+            recipe.evaluate.objective is None,
+            "users are counted within an objective, and there is none",
+            "evaluate: {objective: {latency_p95_s: …}}",
+        ),
+    }
+    if recipe.teacher.kind == "endpoint":
+        far = (True, "the teacher answers behind a URL, so nothing of it is known here", "take this bound out")
+        lacks |= dict.fromkeys(("latency_ratio", "memory_ratio", "users_ratio"), far)
+    known = _metrics(recipe)
+    for key in recipe.gate:
+        missing, what, fix = lacks.get(key, (False, "", ""))
+        if missing:
+            yield Problem(located.where("gate", key), f"{key}: {what}", fix)
+        elif key not in (*RATIOS, "retention", AGREEMENT) and known and key not in known:
+            told = ", ".join(("retention", *RATIOS, AGREEMENT, *known))
+            yield Problem(
+                located.where("gate", key), f"task {recipe.task.kind} has no metric '{key}'", f"one of {told}"
+            )
+
+
+def _keys(located: Located) -> Iterator[Problem]:
+    file = located.recipe.serve.keys_file
+    if file and not storage.is_s3(file):
+        yield from _attempt(located, ("serve", "keys_file"), keys.known, None, file)
 
 
 def _root(located: Located) -> Iterator[Problem]:

@@ -24,6 +24,13 @@ app = typer.Typer(
 
 RecipePath = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe file (YAML).")]
 ComputePath = Annotated[str | None, typer.Option("--compute", help="File whose map replaces the recipe's 'compute'.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, or its recipe file.")]
+Where = Annotated[str, typer.Option("--to", help="Where it was submitted to: k8s or ray.")]
+Namespace = Annotated[
+    str | None, typer.Option("--namespace", help="Of Kubernetes; by default the recipe's, or raystill.")
+]
+KubeContext = Annotated[str | None, typer.Option("--context", help="Of the kubeconfig; by default its current one.")]
+RayAddress = Annotated[str | None, typer.Option("--address", help="A Ray cluster's dashboard, http://HEAD:8265.")]
 
 
 def main() -> None:
@@ -59,20 +66,31 @@ def plan(
         bool, typer.Option("--resolved", help="Print every key with its value and its reason.")
     ] = False,
     check: Annotated[bool, typer.Option("--check", help="Also look at stores, tokenizers and lengths.")] = False,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="Also run 16 rows through every stage, and plan with what that measures.")
+    ] = False,
     compute: ComputePath = None,
 ) -> None:
-    """Show what a run would do, and every mistake found, without running anything."""
-    from raystill import planning, printed
+    """Show what a run would do and take, and every mistake found, without running it."""
+    from raystill import costs, planning, printed
 
     made = planning.plan(recipe, compute)
     if resolved and made.recipe:
         typer.echo(printed.resolved(made.recipe))
+    if rehearse and not made.problems:
+        from raystill import sample
+
+        sample.run(recipe, compute)
     typer.echo(printed.steps(made))
+    if takes := costs.estimate(made):
+        typer.echo(printed.estimate(takes))
     findings = []
     if check and not made.problems:
         from raystill import doctor, rehearsal
+        from raystill.launch import examined
 
-        for finding in itertools.chain(doctor.examine(made), rehearsal.trials(made)):
+        looks = (doctor.examine(made), examined.examine(recipe, compute), rehearsal.trials(made))
+        for finding in itertools.chain(*looks):
             findings.append(finding)
             typer.echo(printed.finding(finding))
         for pair in doctor.pairs(made):
@@ -93,10 +111,15 @@ def run(
     ] = False,
     compute: ComputePath = None,
 ) -> None:
-    """Run a recipe to its report. Finished steps are reused; stop with Ctrl-C and run again to go on."""
+    """Run a recipe to its report. Finished steps are reused; stop with Ctrl-C and run again to go on.
+
+    Where the recipe has a gate, ends with 6 when a student misses it and with 7 when more test rows would decide.
+    """
     from raystill import live
 
     typer.echo(live.run(recipe, compute=compute, only=only, retry_rejected=retry_rejected))
+    if only in (None, "report"):
+        raise typer.Exit(live.exit_code(recipe))
 
 
 @app.command()
@@ -112,11 +135,77 @@ def tune(
 
 
 @app.command()
-def status(recipe: RecipePath) -> None:
-    """Show every step: done, partial or to do."""
-    from raystill import planning, printed
+def status(
+    run: RunName,
+    to: Annotated[str | None, typer.Option("--to", help="A run on k8s or ray, instead of a recipe's steps.")] = None,
+    compute: ComputePath = None,
+    namespace: Namespace = None,
+    context: KubeContext = None,
+    address: RayAddress = None,
+) -> None:
+    """Show every step of a recipe: done, partial or to do. Of a run that was submitted, how far it is."""
+    from raystill.launch import follow, places
 
-    typer.echo(printed.steps(planning.plan(recipe)))
+    if to is None and places.is_recipe(run):
+        from raystill import planning, printed
+
+        typer.echo(printed.steps(planning.plan(run, compute)))
+        return
+    place, name = places.find(run, to or "k8s", compute, namespace, context, address)
+    typer.echo(follow.status(place, name))
+
+
+@app.command()
+def logs(
+    run: RunName,
+    going_on: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run ends.")] = False,
+    to: Where = "k8s",
+    compute: ComputePath = None,
+    namespace: Namespace = None,
+    context: KubeContext = None,
+    address: RayAddress = None,
+) -> None:
+    """Print what a run that was submitted says. Ctrl-C leaves it going."""
+    from raystill.launch import follow, places
+
+    place, name = places.find(run, to, compute, namespace, context, address)
+    if going_on:
+        follow.follow(place, name, typer.echo)
+        return
+    for line in follow.so_far(place, name):
+        typer.echo(line)
+
+
+@app.command()
+def wait(
+    run: RunName,
+    to: Where = "k8s",
+    compute: ComputePath = None,
+    namespace: Namespace = None,
+    context: KubeContext = None,
+    address: RayAddress = None,
+) -> None:
+    """Wait in silence until a run that was submitted ends; exit code 1 when it failed."""
+    from raystill.launch import follow, places
+
+    place, name = places.find(run, to, compute, namespace, context, address)
+    follow.follow(place, name, typer.echo, log=False)
+
+
+@app.command()
+def cancel(
+    run: RunName,
+    to: Where = "k8s",
+    compute: ComputePath = None,
+    namespace: Namespace = None,
+    context: KubeContext = None,
+    address: RayAddress = None,
+) -> None:
+    """End a run that was submitted. What it has committed stays."""
+    from raystill.launch import places
+
+    place, name = places.find(run, to, compute, namespace, context, address)
+    typer.echo(place.cancel(name))
 
 
 @app.command()
@@ -144,11 +233,18 @@ def path(
 
 
 @app.command()
-def serve(recipe: RecipePath, port: Annotated[int | None, typer.Option(help="Port; 0 is a free one.")] = None) -> None:
+def serve(
+    recipe: RecipePath,
+    port: Annotated[int | None, typer.Option(help="Port; 0 is a free one.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="A model to host, may be repeated; without it all.")] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="When a run makes new models, host those; no request fails meanwhile.")
+    ] = False,
+) -> None:
     """Host teacher, baseline and student behind one OpenAI-compatible endpoint until Ctrl-C."""
     from raystill import live
 
-    live.serve(recipe, port)
+    live.serve(recipe, port, model or [], follow)
 
 
 @app.command()
@@ -164,31 +260,60 @@ def chat(
 
 
 @app.command()
-def report(recipe: RecipePath) -> None:
-    """Make the report anew from what is there and print where it is."""
+def report(
+    recipe: RecipePath,
+    compare: Annotated[
+        str | None, typer.Option(help="Another recipe, whose last report is set beside this one's.")
+    ] = None,
+) -> None:
+    """Make the report anew from what is there and print where it is; ends as `run` does."""
     from raystill import live
 
+    if compare is not None:
+        typer.echo(live.beside(recipe, compare))
+        return
     typer.echo(live.run(recipe, only="report"))
+    raise typer.Exit(live.exit_code(recipe))
 
 
 @app.command()
 def submit(
     recipe: RecipePath,
-    to: Annotated[str, typer.Option("--to", help="Where: k8s.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the documents and touch nothing.")] = False,
+    to: Annotated[str, typer.Option("--to", help="Where: k8s (KubeRay), or ray (a Ray cluster that is there).")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print k8s' documents and touch nothing.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Leave once it is created.")] = False,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Create it although the cluster looks too small or wrong now.")
+    ] = False,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="On k8s: create the endpoint of its newest students instead of a run.")
+    ] = False,
     compute: ComputePath = None,
+    context: KubeContext = None,
+    address: RayAddress = None,
 ) -> None:
-    """Print what a run asks of a Kubernetes cluster: YAML documents on standard output, remarks on standard error."""
-    if to != "k8s" or not dry_run:
-        raise RecipeError(
-            "submit can print what a Kubernetes cluster would be asked for, and no more yet; type: "
-            f"raystill submit {recipe} --to k8s --dry-run"
-        )
-    from raystill.launch import submission
+    """Run a recipe on a cluster and follow it; Ctrl-C leaves it going. Submitted again it is found, or goes on."""
+    from raystill.launch import follow, places, submission, submit
 
-    made = submission.dry_run(recipe, compute)
-    typer.echo(made.documents, nl=False)
-    typer.echo(made.remarks, err=True)
+    places.known(to)
+    if to != "k8s" and (dry_run or serve):
+        raise RecipeError("--dry-run and --serve are for Kubernetes; for a Ray cluster: raystill plan, raystill serve")
+    if dry_run:
+        made = submission.dry_run(recipe, compute)
+        typer.echo(made.documents, nl=False)
+        typer.echo(made.remarks, err=True)
+        return
+    if serve:
+        typer.echo(submit.endpoint(recipe, compute, context))
+        return
+    if to == "k8s":
+        place, name = submit.to_kubernetes(recipe, compute, context, anyway, typer.echo)
+    else:
+        place, name = submit.to_ray(recipe, compute, address, typer.echo)
+    if detach:
+        typer.echo(f"follow it: raystill logs {name} -f{place.where}")
+        return
+    follow.follow(place, name, typer.echo)
 
 
 @app.command(hidden=True)

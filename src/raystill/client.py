@@ -19,13 +19,14 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
-
-import httpx
 
 from raystill.errors import RaystillError
 from raystill.records import Message
+
+if TYPE_CHECKING:
+    import httpx
 
 ATTEMPTS = 5
 BACKOFF_S = 0.5
@@ -90,6 +91,8 @@ class Client:
     """
 
     def __init__(self, base_url: str, key: str | None = None, timeout_s: float = 300.0, at_once: int = POOL) -> None:
+        import httpx  # not above: a plan, which asks nobody, would wait a tenth of its time for it
+
         self.timeout_s = timeout_s
         self._pools = [
             httpx.AsyncClient(
@@ -157,6 +160,8 @@ class Client:
 
     async def _chunks(self, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """The stream's JSON chunks up to [DONE]; everything else is an error."""
+        import httpx
+
         try:
             async with next(self._next).stream("POST", "chat/completions", json=body) as response:
                 if response.status_code != 200:
@@ -186,10 +191,12 @@ class Client:
 @cache
 def _tls() -> ssl.SSLContext:
     """One for all pools: it takes tens of milliseconds and a megabyte to make."""
+    import httpx
+
     return httpx.create_ssl_context()
 
 
-def _failure(response: httpx.Response) -> Exception:
+def _failure(response: "httpx.Response") -> Exception:
     status = response.status_code
     if status in (401, 403):
         return Refused(f"{response.url.host} refuses the key ({status}); set the right one and run again")

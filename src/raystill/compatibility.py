@@ -9,13 +9,20 @@ from raystill.shapes import Shape
 Possible = Literal["yes", "no", "unknown"]
 UNKNOWN = "?"
 TERMS = {
+    "deepseek": "a model trained on its answers carries its use restrictions (attachment A) on to whoever gets it",
     "llama2": "its answers may not improve another language model (1.b.v)",
     "llama3": "its answers may not improve another language model (1.b.v)",
     "llama3.1": "a model trained on its answers must be called Llama-… (1.b.i)",
     "llama3.2": "a model trained on its answers must be called Llama-… (1.b.i)",
     "llama3.3": "a model trained on its answers must be called Llama-… (1.b.i)",
 }
-"""What the Llama community licences say of training on answers, with the clause."""
+"""What licences say of training on answers; for the Llama community licences with the clause."""
+
+VENDORS = {
+    "api.openai.com": "its terms forbid to develop models that compete with OpenAI from its answers",
+    "api.anthropic.com": "its commercial terms forbid to build competing models from its answers",
+}
+"""What the terms of those that answer by URL say of it."""
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,17 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from raystill import artifacts, chat, engine, losses, models, origins, pitfalls, sources, storage
 from raystill.artifacts import Table
-from raystill.compatibility import Pair, Side, pair
+from raystill.compatibility import TERMS, VENDORS, Pair, Side, pair
 from raystill.errors import RaystillError
 from raystill.origins import Origin
 from raystill.planning import Plan
-from raystill.recipe import Cut, Lora, Recipe, Student
+from raystill.recipe import Cut, Lora, Recipe, Student, Teacher
 from raystill.records import Message, Prompt
-from raystill.teachers import tokens
+from raystill.teachers import endpoint, tokens
 
 PROBE_ROWS = 200
 """Prompts whose length is checked: enough to see a systematic mistake, a second of tokenising."""
@@ -40,6 +41,12 @@ def examine(plan: Plan) -> Iterator[Finding]:
         yield _look(f"{role} {model}: tokenizer, chat template, stop token", _tokenizer, model, recipe.root)
         yield _look(f"{role} {model}: prompts fit its context", _fit, plan, role, model)
         yield from _spoilers(recipe, role, model)
+    for name, teacher in recipe.all_teachers().items():
+        if teacher.endpoint:
+            what = f"{name}: {teacher.endpoint.url} takes the key and answers as {teacher.endpoint.model}"
+            yield _look(what, endpoint.probe, teacher)
+        if terms := _terms(teacher):
+            yield Finding(f"{name}: what may be made of its answers", None, terms)
     for name, student in recipe.all_students().items():
         train = recipe.train_for(student)
         own = student.init.from_ if isinstance(student.init, Cut) else student.model
@@ -64,6 +71,17 @@ def _look(what: str, act: Callable[..., object], *arguments: Any) -> Finding:
 def _paths(recipe: Recipe) -> list[str]:
     groups = (recipe.data.train, recipe.data.validation, recipe.data.test)
     return [p for group in groups for p in ([group] if isinstance(group, str) else group or [])]
+
+
+def _terms(teacher: Teacher) -> str | None:
+    """What a teacher's licence, or the terms of who answers for it, say of models trained on its answers."""
+    if teacher.endpoint:
+        host = urlsplit(teacher.endpoint.url).hostname or ""
+        known = VENDORS.get(host, f"the terms of {host} decide, which raystill does not know")
+        return f"{known}; read them, and ask who answers for your contract"
+    shape = origins.of_teacher(teacher).shape
+    terms = TERMS.get(shape.licence or "") if shape else None
+    return f"licence {shape.licence}: {terms}; say so in the student's model card" if shape and terms else None
 
 
 def _readable(path: str) -> None:

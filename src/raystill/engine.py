@@ -27,6 +27,9 @@ OWNED = {
 }
 """Engine arguments that raystill sets itself, and the recipe line that decides them."""
 
+SERVED = frozenset({"enable_auto_tool_choice", "tool_call_parser", "reasoning_parser"})
+"""Arguments of vLLM's server around an engine, which say how a model writes its tool calls and thoughts."""
+
 CPU_CONTEXT = 4096
 """Longest context that an engine on CPU plans for unless told: 1 GiB of KV cache then holds several sequences."""
 
@@ -65,7 +68,7 @@ def refuse_unknown(engine: Mapping[str, Any], where: str) -> None:
     """Raise RecipeError for an argument that the installed vLLM does not know."""
     known = _known_arguments() if engine else frozenset()
     for key in engine if known else ():
-        if key not in known:
+        if key not in known and not (key in SERVED and where.startswith("serve.")):
             near = difflib.get_close_matches(key, known, 1, 0.5)
             hint = f"did you mean '{near[0]}'?" if near else "see vLLM's engine arguments"
             raise RecipeError(f"{where}.{key} is no vLLM engine argument; {hint}")

@@ -11,6 +11,8 @@
         └── OverBudget       the budget is spent
     Interrupted              Ctrl-C                                      exit code 130
 
+A run that went well ends with 6 when a student misses the recipe's gate, and with 7 when its rows do not decide.
+
 All are picklable: they cross process borders on a cluster.
 """
 

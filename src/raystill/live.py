@@ -13,17 +13,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raystill import pipeline, planning, recipe_file, storage
-from raystill.browse import names
+from raystill import artifacts, pipeline, planning, recipe_file, storage
+from raystill.artifacts import Checkpoint
+from raystill.browse import newest
 from raystill.context import Context
 from raystill.errors import Interrupted, ModelError, RaystillError, RecipeError, StageError
+from raystill.models import resolve
 from raystill.noise import engine_log, telling_lines
 from raystill.recipe import Recipe
 from raystill.recipe_file import RecipeProblems
+from raystill.reporting import gate
 from raystill.reporting.search import named
 from raystill.reporting.table import next_steps, summary_table
 from raystill.view import Lines, Screen, view
 
+FOLLOW_S = 5.0
+"""Seconds between two looks for what a run has made since."""
 Elsewhere = Callable[[Lines | Screen, threading.Event, str], None]
 """Makes a stage on a cluster of its own: whom to tell, what is set when it shall stop, and the stage's name."""
 
@@ -50,6 +55,23 @@ def run(
     return f"\n{summary_table(report)}\n\n{next_steps(path, folder)}"
 
 
+def beside(path: str, other: str) -> str:
+    """A recipe's last report beside that of another, which stands first."""
+    from raystill.reporting import beside as told
+    from raystill.stages import report
+
+    recipes = [recipe_file.load(at).recipe for at in (other, path)]
+    (first, rows), (second, more) = (report.read(recipe) for recipe in recipes)
+    return "\n".join(told.beside(first, second, (rows, more), recipes[1].evaluate.resamples))
+
+
+def exit_code(path: str) -> int:
+    """What the gate of a recipe's last report says to the shell: 0 also without a gate."""
+    recipe = recipe_file.load(path).recipe
+    report = json.loads(storage.read(storage.join(recipe.root, "reports", recipe.name, "report.json")))
+    return gate.EXIT_CODES[report["gate"]["verdict"]] if report["gate"] else 0
+
+
 def tune(path: str, *, out: str | None = None, compute: str | None = None) -> str:
     """Search a recipe's values with a live view and return what to print at the end."""
     from raystill import tuning
@@ -62,14 +84,58 @@ def tune(path: str, *, out: str | None = None, compute: str | None = None) -> st
     return f"\nbest: {named(made.best.values)}\npage: {made.page}\nnow type: raystill run {made.recipe}"
 
 
-def serve(path: str, port: int | None) -> None:
-    """Host a recipe's models until Ctrl-C, printing how to ask them."""
+def measure(path: str, name: str) -> tuple[dict[str, float], list[str]]:
+    """The metrics of one model of a finished run on the recipe's held-out rows, and why others are absent.
+
+    Raises RecipeError for a model that the run has not.
+    """
+    from raystill.stages import report
+
     recipe = recipe_file.load(path).recipe
-    with _shown(recipe) as (progress, stopping), _served(path, recipe, progress, stopping, port) as endpoint:
+    models, _ = _checkpoints(recipe, _newest(path, recipe, [name]))
+    with _shown(recipe) as (progress, stopping):
+        made = pipeline.measure(recipe, name, models[name], progress, stopping)
+    return report.metrics(recipe, made, name)
+
+
+def serve(path: str, port: int | None, only: Sequence[str] = (), follow: bool = False) -> None:
+    """Host a recipe's models, or some of them, until Ctrl-C, printing how to ask them; `follow` changes them when a run has
+    made new ones."""
+    recipe = recipe_file.load(path).recipe
+    made = _newest(path, recipe, only)
+    with (
+        _shown(recipe) as (progress, stopping),
+        _hosting(recipe, progress, stopping) as context,
+        _served(path, recipe, made, context, port, follow) as endpoint,
+    ):
         from raystill.stages.serve import usage
 
         progress.say(usage(endpoint, list(endpoint.models)[-1]))
-        stopping.wait()
+        while not stopping.wait(FOLLOW_S if follow else None):
+            with _answering_on(progress):
+                before, made = made, _newest(path, recipe, only)
+                if made != before:
+                    endpoint = _changed(path, recipe, made, context, endpoint)
+
+
+@contextlib.contextmanager
+def _answering_on(progress: Lines | Screen) -> Iterator[None]:
+    """Say why a change failed, and leave what is hosted: it is not tried again."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except RaystillError as e:
+        progress.say(f"{e}\nwhat was hosted before answers on")
+
+
+def _changed(path: str, recipe: Recipe, made: Mapping[str, str], context: Context, endpoint: Any) -> Any:
+    from raystill.stages import serve as stage
+
+    models, own = _checkpoints(recipe, made)
+    changed = stage.replace(endpoint, models, recipe.serve, context, own=own, run=newest(recipe, path))
+    context.progress.say(f"now hosting what the newest run made: {', '.join(made)}")
+    return changed
 
 
 def chat(path: str, model: str, url: str | None) -> None:
@@ -80,9 +146,11 @@ def chat(path: str, model: str, url: str | None) -> None:
     if url:
         asyncio.run(_converse(url, os.environ.get("RAYSTILL_API_KEY"), model, recipe, sys.stdout))
         return
+    made = _newest(path, recipe, [model])
     with (
         _shown(recipe) as (progress, stopping),
-        _served(path, recipe, progress, stopping, 0, only=model) as endpoint,
+        _hosting(recipe, progress, stopping) as context,
+        _served(path, recipe, made, context, 0) as endpoint,
     ):
         out = progress.live.console.file if isinstance(progress, Screen) else progress.out
         if isinstance(progress, Screen):
@@ -123,42 +191,48 @@ def _asked(out: Any) -> str:
 
 def models_of(recipe: Recipe, known: Mapping[str, str]) -> dict[str, str]:
     """Of a recipe's newest artifacts (name to URL) those that are models; answers and loads have a model's name below."""
-    students = recipe.all_students()
-    wanted = {"teacher", "baseline", *students, *(f"{name}-baseline" for name in students)}
-    return {name: url for name, url in known.items() if name in wanted}
+    return {name: url for name, url in known.items() if name in recipe.model_names()}
+
+
+def _newest(path: str, recipe: Recipe, only: Sequence[str]) -> dict[str, str]:
+    """Where the models of the newest run lie, or those that are asked for. Raises RecipeError for one that is not there."""
+    there = models_of(recipe, newest(recipe, path))
+    if gone := set(only) - set(there):
+        raise RecipeError(f"no model '{', '.join(sorted(gone))}'; there are: {', '.join(there)}")
+    return {name: url for name, url in there.items() if not only or name in only}
+
+
+def _checkpoints(recipe: Recipe, made: Mapping[str, str]) -> tuple[dict[str, Checkpoint], dict[str, dict[str, Any]]]:
+    """Models by name, and what each one's engine is told beyond the recipe's serve.engine."""
+    models = {
+        name: artifacts.load(Checkpoint, url) or resolve(url, recipe.root, offline=False) for name, url in made.items()
+    }
+    return models, {name: pipeline.served_as(recipe, name) for name in made}
+
+
+@contextlib.contextmanager
+def _hosting(recipe: Recipe, progress: Lines | Screen, stopping: threading.Event) -> Iterator[Context]:
+    """Ray, and what a stage is told besides."""
+    from raystill.session import ray_session
+
+    with tempfile.TemporaryDirectory(prefix="raystill-") as scratch, ray_session(recipe.compute) as ensure_ray:
+        ensure_ray()
+        yield Context("", recipe.compute, progress, recipe.max_error_rate, Path(scratch), stopping)
 
 
 @contextlib.contextmanager
 def _served(
-    path: str,
-    recipe: Recipe,
-    progress: Lines | Screen,
-    stopping: threading.Event,
-    port: int | None,
-    only: str | None = None,
+    path: str, recipe: Recipe, made: Mapping[str, str], context: Context, port: int | None, changes: bool = False
 ) -> Iterator[Any]:
-    from raystill import artifacts
-    from raystill.artifacts import Checkpoint
-    from raystill.models import resolve
-    from raystill.session import ray_session
     from raystill.stages import serve as stage
 
-    known = names(path)
-    hosted = models_of(recipe, known)
-    models = {
-        name: artifacts.load(Checkpoint, url) or resolve(url, recipe.root, offline=False)
-        for name, url in hosted.items()
-    }
-    if only is not None and only not in models:
-        raise RecipeError(f"no model '{only}'; there are: {', '.join(models)}")
-    wanted = models if only is None else {only: models[only]}
-    with tempfile.TemporaryDirectory(prefix="raystill-") as scratch, ray_session(recipe.compute) as ensure_ray:
-        ensure_ray()
-        context = Context("", recipe.compute, progress, recipe.max_error_rate, Path(scratch), stopping)
-        own = {name: pipeline.served_as(recipe, name) for name in wanted}
-        page = pipeline.playground(recipe, wanted)
-        with stage.serve(wanted, recipe.serve, context, own=own, port=port, page=page, made=known) as endpoint:
-            yield endpoint
+    models, own = _checkpoints(recipe, made)
+    finish_s = recipe.serve.timeout_s if changes else stage.STOP_S
+    page, run = pipeline.playground(recipe, made), newest(recipe, path)
+    with stage.serve(
+        models, recipe.serve, context, own=own, port=port, finish_s=finish_s, page=page, run=run
+    ) as endpoint:
+        yield endpoint
 
 
 @contextlib.contextmanager

@@ -137,11 +137,11 @@ def _keep(root: str, known: dict[str, str]) -> None:
 
 def _hub_commit(model: str) -> str:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # also a lost connection's
 
     try:
         commit = HfApi().model_info(model).sha
-    except (HfHubHTTPError, OSError) as e:
+    except (HTTPError, OSError) as e:
         raise ModelError(
             f"hub model '{model}' cannot be looked up ({type(e).__name__}); check the id, HF_TOKEN and the network, "
             "or give a local folder"

@@ -17,6 +17,7 @@ from raystill.artifacts import Artifact, Checkpoint, Outcome, Table
 from raystill.asking import View
 from raystill.context import Context, Progress
 from raystill.errors import RecipeError
+from raystill.meter import metered
 from raystill.models import UNRESOLVED, resolve
 from raystill.provenance import hardware
 from raystill.recipe import (
@@ -126,14 +127,31 @@ def run(
     """
     recipe = recipe_file.load(path, compute).recipe
     storage.probe(recipe.root)
-    with ray_session(recipe.compute) as ensure_ray, tempfile.TemporaryDirectory(prefix="raystill-") as scratch:
-        do = Runner(recipe, progress, stopping, ensure_ray, Path(scratch), only, retry_rejected, elsewhere)
+    with (
+        ray_session(recipe.compute) as ensure_ray,
+        tempfile.TemporaryDirectory(prefix="raystill-") as scratch,
+        metered(recipe, stopping) as meter,
+    ):
+        do = Runner(recipe, progress, stopping, ensure_ray, Path(scratch), only, retry_rejected, elsewhere, meter)
         try:
             made = compare(recipe, learn(recipe, do), do)
         except StageDone:
             return None
     point(recipe, made)
     return report.report(recipe, made)
+
+
+def measure(recipe: Recipe, name: str, model: Checkpoint, progress: Progress, stopping: threading.Event) -> Line:
+    """One finished model's answers and load on the recipe's held-out rows; what it has said before is reused."""
+    with (
+        ray_session(recipe.compute) as ensure_ray,
+        tempfile.TemporaryDirectory(prefix="raystill-") as scratch,
+        metered(recipe, stopping) as meter,
+    ):
+        do = Runner(recipe, progress, stopping, ensure_ray, Path(scratch), meter=meter)
+        made = Line(do(prepared(recipe, do)), {}, Table("", ""), {name: model})
+        serve_and_ask(recipe, [name], made, do)
+    return made
 
 
 def taught(recipe: Recipe, do: Do) -> Line:
@@ -186,10 +204,10 @@ def on_policy(recipe: Recipe, name: str, student: Student, number: int, made: Li
 def compare(recipe: Recipe, made: Line, do: Do) -> Line:
     """The line with every model's answers and load, asked over HTTP, and what a judge says of the answers."""
     if recipe.teacher.kind == "endpoint":
-        made.answers["teacher"] = do(answered_paid(recipe, made))
+        made.answers["teacher"] = do(answered_paid(recipe, made, do.machines_usd))
         for name, suited in made.suites.items():
             if suited.prompts:
-                suited.made["teacher"] = do(answered_paid(recipe, made, name))
+                suited.made["teacher"] = do(answered_paid(recipe, made, do.machines_usd, name))
     for group in [list(made.models)] if recipe.evaluate.together else [[name] for name in made.models]:
         serve_and_ask(recipe, group, made, do)
     return (
@@ -200,9 +218,11 @@ def compare(recipe: Recipe, made: Line, do: Do) -> Line:
 
 
 def serve_and_ask(recipe: Recipe, group: list[str], made: Line, do: Do) -> None:
-    """Answers, loads and suites of some models; only those are served of which one is missing."""
+    """Answers, loads and suites of some models; only those are served of which one is missing, each by one engine of its
+    own."""
     own = {name: compared_as(recipe, name) for name in group}
-    with on_demand(lambda context: serve.serve(wanted, recipe.serve, context, own=own, port=0)) as endpoint:
+    alone = recipe.serve.model_copy(update={"replicas": 1, "adapters": False})
+    with on_demand(lambda context: serve.serve(wanted, alone, context, own=own, port=0)) as endpoint:
         asked = {name: answered(recipe, name, made, endpoint) for name in group}
         speeds: dict[str, list[Load]] = {}
         loaded = {name: measured(recipe, name, made, endpoint, speeds, lambda: unmeasured) for name in group}
@@ -222,7 +242,7 @@ def judge_answers(recipe: Recipe, config: Judge, made: Line, do: Do) -> Table:
     """Verdicts on the answers, by a model behind a URL or one that is served for it. Raises RecipeError for an unknown one."""
     asked = recipe.all_teachers().get(config.model or "")
     if paid := config.endpoint or (asked and asked.endpoint):
-        return do(judged(recipe, config, made, paid.identity(), {}, lambda context: paid))
+        return do(judged(recipe, config, made, paid.identity(), {}, lambda context: paid, do.machines_usd))
     known = {name: model for name, model in {**made.weights, **made.models}.items() if model}
     if config.model not in known:
         raise RecipeError(f"evaluate.judge.model names no model that can be asked; there are: {', '.join(known)}")
@@ -231,10 +251,10 @@ def judge_answers(recipe: Recipe, config: Judge, made: Line, do: Do) -> Table:
     with on_demand(lambda context: serve.serve(hosted, recipe.serve, context, own={"judge": own}, port=0)) as endpoint:
 
         def served(context: Context) -> Endpoint:
-            here = endpoint(context)
-            return Endpoint(url=here.base_url, model="judge", key_env=KEY if here.key else None)
+            at = endpoint(context)
+            return Endpoint(url=at.base_url, model="judge", key_env=KEY if at.key else None)
 
-        return do(judged(recipe, config, made, served_alike(recipe, config.model), hosted, served))
+        return do(judged(recipe, config, made, served_alike(recipe, config.model), hosted, served, do.machines_usd))
 
 
 def served_as(recipe: Recipe, name: str) -> dict[str, Any]:
@@ -276,14 +296,14 @@ def asked_all(recipe: Recipe, prompts: Table, weights: Mapping[str, Checkpoint |
     asked = prompts
     for name, teacher in recipe.all_teachers().items():
         asked = route_to(recipe, name, prompts if isinstance(recipe.route, ByColumn) else asked, generations, do)
-        left = left_of(recipe, generations.values())
+        left = left_of(recipe, generations.values(), do.machines_usd)
         generations[name] = generations_of(name, teacher, weights[name], asked, left, do)
     return generations
 
 
-def left_of(recipe: Recipe, paid: Iterable[Table]) -> float | None:
-    """What these tables leave of the budget, in US dollars; None where there is none."""
-    spent = sum(table.counts.get("cost", 0.0) for table in paid)
+def left_of(recipe: Recipe, paid: Iterable[Table], machines_usd: float) -> float | None:
+    """What these tables and machines leave of the budget, in US dollars; None where there is none."""
+    spent = machines_usd + sum(table.counts.get("cost", 0.0) for table in paid)
     return None if recipe.budget.usd is None else max(0.0, recipe.budget.usd - spent)
 
 
@@ -589,10 +609,10 @@ def served_alike(recipe: Recipe, name: str) -> dict[str, Any]:
     return recipe.serve.engine | {k: v for k, v in served_as(recipe, name).items() if k not in PLACEMENT_KEYS}
 
 
-def answered_paid(recipe: Recipe, made: Line, suite: str | None = None) -> Step[Table]:
+def answered_paid(recipe: Recipe, made: Line, machines_usd: float, suite: str | None = None) -> Step[Table]:
     """What a teacher behind a URL says to them, of what is left of the budget."""
     (config, prompts), teacher = held_out(recipe, made, suite), recipe.teacher
-    left = left_of(recipe, made.answered())
+    left = left_of(recipe, made.answered(), machines_usd)
     return Step(
         label="answer teacher" if suite is None else f"answer teacher on {suite}",
         stage="answer",
@@ -677,9 +697,10 @@ def judged(
     decides: Mapping[str, object],
     inputs: Mapping[str, Artifact | None],
     endpoint: Callable[[Context], Endpoint],
+    machines_usd: float,
 ) -> Step[Table]:
     """A judge's verdicts on the answers; `decides` and `inputs` are what it is."""
-    left = left_of(recipe, made.answered())
+    left = left_of(recipe, made.answered(), machines_usd)
     students = {name: "baseline" if recipe.student else f"{name}-baseline" for name in recipe.all_students()}
     return Step(
         label="judge",
@@ -725,6 +746,7 @@ def playground(recipe: Recipe, models: Iterable[str]) -> dict[str, Any]:
     return {
         "votes": votes.place(recipe.root, recipe.name),
         "split": recipe.evaluate.split,
+        "sampling": {key: getattr(recipe.evaluate, key) for key in ("temperature", "max_tokens")},
         "views": {
             n: {"system": said, "examples": [e.model_dump() for e in shown]} for n, (said, shown) in views.items()
         },

@@ -59,6 +59,7 @@ class Planner:
 
     root: str
     offline: bool = True
+    machines_usd: float = 0.0
     retry_rejected: bool = False
     steps: list[Planned] = field(default_factory=list)
 

@@ -1,10 +1,15 @@
 """Plans and findings as text for a terminal."""
 
+from collections.abc import Callable
+
 from raystill.compatibility import Pair, Row
+from raystill.costs import Cost, Estimate
 from raystill.doctor import Finding
 from raystill.planning import Plan
 from raystill.planning import resolved as rows_of
 from raystill.recipe import Recipe
+from raystill.reporting import figures
+from raystill.workload import Span
 
 
 def steps(plan: Plan) -> str:
@@ -19,6 +24,50 @@ def steps(plan: Plan) -> str:
         count = len(plan.problems)
         lines += ["", f"{count} mistake{'s' if count > 1 else ''}:", *(str(p) for p in plan.problems)]
     return "\n".join(lines)
+
+
+def estimate(of: Estimate) -> str:
+    """What each stage takes with how that comes about, all together, what was assumed, and other choices."""
+    what = "GPUs" if of.place.device.gpu else "cores"
+    rows = [_cost(cost, what, of.currency) for cost in of.costs]
+    whole = f"{_span(of.device_hours, lambda n: f'{n:.3g}')} {what[:-1]}-hours"
+    rows.append(["together", whole, _tokens(of.tokens), _hours(of.hours), _money(of.money, of.currency), ""])
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    table = [
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)).rstrip()
+        + (f"\n    {row[5]}" if row[5] else "")
+        for row in rows
+    ]
+    lines = ["", f"What is to do takes, on {of.place}:", *table]
+    lines += ["", "Assumed:", *of.assumed] if of.assumed else []
+    lines += ["", "Cheaper or faster:", *of.choices] if of.choices else []
+    return "\n".join(lines)
+
+
+def _cost(cost: Cost, what: str, currency: str) -> list[str]:
+    devices = f"{cost.devices or 'no'} {what[:-1] if cost.devices == 1 else what}"
+    return [cost.stage, devices, _tokens(cost.tokens), _hours(cost.hours), _money(cost.money, currency), cost.how]
+
+
+def _span(of: Span, shown: Callable[[float], str]) -> str:
+    low, likely, high = (shown(value) for value in of)
+    return likely if low == high else f"{likely} ({low} to {high})"
+
+
+def _tokens(of: Span) -> str:
+    return f"{figures.short(of.likely)} tokens"
+
+
+def _hours(of: Span) -> str:
+    return _span(of, lambda hours: figures.seconds(3600 * hours).replace(figures.THIN, " "))
+
+
+def _money(of: Span | None, currency: str) -> str:
+    return (
+        _span(of, lambda money: figures.count(money) if money >= 10 else figures.three(money)) + f" {currency}"
+        if of
+        else ""
+    )
 
 
 def resolved(recipe: Recipe) -> str:

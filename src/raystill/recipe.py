@@ -6,6 +6,7 @@ IDENTITY-free (`identity=False`) changes where or how something runs or is shown
 
 import difflib
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -828,7 +829,55 @@ class Evaluate(Block):
         None, "a model that reads the answers", "the task's own metrics decide", identity=False
     )
     suites: dict[Name, Suite] = setting({}, "further test data by name", "the held-out rows alone", identity=False)
+    slices: list[str] = setting(
+        [],
+        "columns by which the report tells right answers apart, beside class and length",
+        "those two",
+        identity=False,
+    )
     resamples: int = setting(2000, "bootstrap resamples behind each interval", "two digits", identity=False, ge=100)
+
+
+class Replicas(Block):
+    """How many engines of a model there are, in Ray Serve's own words."""
+
+    min_replicas: int = setting(
+        1, "fewest; 0 lets the model sleep, and who asks for it then is told that it is warming up", "answers at once",
+        identity=False, ge=0,
+    )  # fmt: skip
+    max_replicas: int = setting(1, "most", "one fits a laptop", identity=False, ge=1)
+    target_ongoing_requests: float | None = setting(
+        None, "requests per engine above which one more is started", "three quarters of serve.max_ongoing",
+        identity=False, gt=0,
+    )  # fmt: skip
+    downscale_delay_s: float = setting(
+        600.0, "seconds without need of an engine until it is let go", "a large one takes minutes to load",
+        identity=False, ge=0,
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _some_replicas(self) -> Self:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(
+                f"max_replicas {self.max_replicas} is below min_replicas {self.min_replicas}; e.g. "
+                f"{{min_replicas: {self.min_replicas}, max_replicas: {max(1, self.min_replicas)}}}"
+            )
+        return self
+
+
+def _form_of_one(value: Any) -> str:
+    return "bounds" if isinstance(value, dict | Replicas) else "number"
+
+
+def _form_of_replicas(value: Any) -> str:
+    by_model = isinstance(value, dict) and not value.keys() & Replicas.model_fields.keys()
+    return "models" if by_model else _form_of_one(value)
+
+
+Count = Annotated[int, Field(ge=1), Tag("number")]
+Bounds = Annotated[Replicas, Tag("bounds")]
+OfOneModel = Annotated[Count | Bounds, Discriminator(_form_of_one)]
+OfEachModel = Annotated[dict[str, OfOneModel], Tag("models")]
 
 
 class Serve(Block):
@@ -839,6 +888,14 @@ class Serve(Block):
         8000, "port of the endpoint", "usual for OpenAI-compatible servers", identity=False, ge=0, le=65535
     )
     engine: dict[str, Any] = setting({}, "any vLLM engine argument", "fitted to the machine", identity=True)
+    replicas: Annotated[Count | Bounds | OfEachModel, Discriminator(_form_of_replicas)] = setting(
+        1, "engines of each model: a number, bounds to grow and shrink in, or {teacher: …, student: …}; evaluate takes one",
+        "one fits a laptop", identity=False,
+    )  # fmt: skip
+    adapters: bool = setting(
+        False, "host students trained with train.lora as adapters over their base's one engine",
+        "merged, a student is what evaluate measured", identity=False,
+    )  # fmt: skip
     max_ongoing: int = setting(64, "requests running per model before queueing", "1.2 batches", identity=False, ge=1)
     max_queued: int = setting(256, "requests waiting per model before 503", "sheds load early", identity=False, ge=0)
     start_timeout_s: float = setting(
@@ -857,20 +914,61 @@ class Serve(Block):
         [], "web pages that browsers let ask, e.g. [https://app.example.com]", "none", identity=False
     )
 
+    def replicas_of(self, model: str) -> Replicas:
+        """How many engines host a model."""
+        asked = self.replicas.get(model, 1) if isinstance(self.replicas, dict) else self.replicas
+        return Replicas(min_replicas=asked, max_replicas=asked) if isinstance(asked, int) else asked
+
 
 class Prices(Block):
-    """What time costs, for the report."""
+    """What time costs, for the plan, the report and the budget."""
 
     machine_hour: float = setting(
         0.0, "price of one machine hour", "unknown: then no cost is shown", ge=0, identity=False
     )
+    machine_gpus: int | None = setting(
+        None, "GPUs of the machine whose hour has this price", "this machine's, or 8 where it has none", ge=1,
+        identity=False,
+    )  # fmt: skip
     currency: str = setting("USD", "its currency", "usual", identity=False)
+
+
+class Bound(Block):
+    """What a figure of the student must keep to; one of the two, or both."""
+
+    min: float | None = setting(None, "least value that is good enough", "'max' says what", identity=False)
+    max: float | None = setting(None, "largest value that is good enough", "'min' says what", identity=False)
+
+    @model_validator(mode="after")
+    def _bounds_something(self) -> Self:
+        if self.min is None and self.max is None:
+            raise ValueError("a bound needs min or max, e.g. retention: {min: 0.92}")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} lies above max {self.max:g}: no value meets both")
+        return self
+
+    def __str__(self) -> str:
+        least, most = self.min is not None, self.max is not None
+        return " and ".join([*([f">= {self.min:g}"] if least else []), *([f"<= {self.max:g}"] if most else [])])
+
+    def holds(self, value: float) -> bool:
+        """Whether a value is good enough."""
+        return (self.min is None or value >= self.min) and (self.max is None or value <= self.max)
+
+    def beyond(self, interval: Sequence[float]) -> bool:
+        """Whether all of an interval (low, high) is not."""
+        return (self.min is not None and interval[1] < self.min) or (self.max is not None and interval[0] > self.max)
 
 
 class Budget(Block):
     """What a run may cost."""
 
-    usd: float | None = setting(None, "most that an endpoint may cost, in US dollars", "no limit", identity=False, gt=0)
+    usd: float | None = setting(
+        None, "most that endpoints and, by 'prices', machines may cost, in US dollars", "no limit", identity=False, gt=0
+    )
+    gpu_hours: float | None = setting(
+        None, "most hours of GPUs, those of the Ray cluster while it is held", "no limit", identity=False, gt=0
+    )
 
 
 class Generate(Block):
@@ -1005,6 +1103,10 @@ class Kubernetes(Block):
         None, "host:port of a Redis that keeps the served endpoint up while its head is replaced; see "
         "k8s/components/gcs-fault-tolerance", "one more thing to run", identity=False,
     )  # fmt: skip
+    upgrade: Literal["None", "NewCluster"] = setting(
+        "None", "what a changed RayService does: None changes models in place with a gap, NewCluster starts a second cluster "
+        "beside the first and goes over to it when it answers", "there need not be twice the GPUs", identity=False,
+    )  # fmt: skip
     retries: int = setting(2, "new clusters per stage after failures", "a lost head is rare", identity=False, ge=0)
     pending_minutes: int = setting(
         60, "longest wait for a stage's pods to run", "node pools grow in minutes; never for ever", identity=False, ge=1
@@ -1048,6 +1150,10 @@ class Recipe(Block):
     tune: Tune | None = setting(None, "what `raystill tune` searches", "nothing", identity=False)
     evaluate: Evaluate = setting(Evaluate(), "how models are compared", "all test rows, greedy")
     serve: Serve = setting(Serve(), "how models are hosted", "this machine only")
+    gate: dict[str, Bound] = setting(
+        {}, "what a student must keep and save: retention, latency_ratio, memory_ratio, cost_ratio, users_ratio, any metric",
+        "nothing is asked", identity=False,
+    )  # fmt: skip
     prices: Prices = setting(Prices(), "what time costs", "unknown", identity=False)
     budget: Budget = setting(Budget(), "what a run may cost", "no limit", identity=False)
     compute: Compute = setting(Compute(), "where things run", "fitted to the machine", identity=False)
@@ -1083,6 +1189,16 @@ class Recipe(Block):
             raise ValueError(f"'{clash.pop()}' is a teacher and a student; give one of them another name")
         return self
 
+    @model_validator(mode="after")
+    def _replicas_of_its_models(self) -> Self:
+        asked, there = self.serve.replicas, self.model_names()
+        if isinstance(asked, dict) and (gone := asked.keys() - set(there)):
+            raise ValueError(
+                f"serve.replicas names no model of this recipe: {', '.join(sorted(gone))}; there are: {', '.join(there)}, and "
+                f"bounds for all of them are {', '.join(Replicas.model_fields)}"
+            )
+        return self
+
     def all_teachers(self) -> dict[str, Teacher]:
         """Teachers by name, in order; a single one is called 'teacher'."""
         return dict(self.teachers) or {"teacher": self.teacher}
@@ -1090,6 +1206,11 @@ class Recipe(Block):
     def all_students(self) -> dict[str, Student]:
         """Students by name; a single one is called 'student'."""
         return {"student": self.student} if self.student else dict(self.students)
+
+    def model_names(self) -> list[str]:
+        """All that a run may compare and host: the teacher, each student before training, and each student."""
+        students = self.all_students()
+        return ["teacher", *(["baseline"] if self.student else (f"{name}-baseline" for name in students)), *students]
 
     def train_for(self, student: Student) -> Train:
         """`train` with this student's own changes, validated."""

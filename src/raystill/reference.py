@@ -34,7 +34,10 @@ def _section(prefix: str, block: type[Block]) -> Iterator[str]:
         default = "required" if field.is_required() else _default(field)
         cells = [f"`{key}`{mark}", _type(field.annotation), default, field.description or "", str(extra.get("why", ""))]
         yield "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-        inner += [(f"{prefix}{key}{more}.", kind) for kind, more in _blocks(field.annotation)]
+        forms: dict[type[Block], str] = {}
+        for kind, more in _blocks(field.annotation):
+            forms.setdefault(kind, more)
+        inner += [(f"{prefix}{key}{more}.", kind) for kind, more in forms.items()]
     yield ""
     for path, kind in inner:
         yield from _section(path, kind)

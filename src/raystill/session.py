@@ -70,7 +70,8 @@ def _start(compute: Compute) -> None:
         ray.init()
         return
     cpus = compute.cpus or max(os.cpu_count() or 1, LOGICAL_CPUS)
-    ray.init(num_cpus=cpus, include_dashboard=False)
+    # "local": else a cluster that someone started on this machine would be joined.
+    ray.init("local", num_cpus=cpus, include_dashboard=False)
 
 
 def nodes() -> list[Node]:
@@ -98,14 +99,14 @@ def fit(what: str, most: int, shape: Shape) -> tuple[int, bool]:
     )
 
 
-def need(what: str, cpus: float, gpus: float = 0) -> None:
+LESS = "ask for less in 'compute', or for a local run leave 'compute.cpus' out"
+
+
+def need(what: str, cpus: float, gpus: float = 0, *, fix: str = LESS) -> None:
     """Raise ResourceError with the arithmetic when the cluster could never place this; Ray would wait for ever."""
     import ray
 
     has = ray.cluster_resources()
     for kind, wanted in (("CPU", cpus), ("GPU", gpus)):
         if wanted > has.get(kind, 0):
-            raise ResourceError(
-                f"{what} needs {wanted:g} {kind}s and this Ray cluster has {has.get(kind, 0):g}; "
-                f"ask for less in 'compute', or for a local run leave 'compute.cpus' out"
-            )
+            raise ResourceError(f"{what} needs {wanted:g} {kind}s and this Ray cluster has {has.get(kind, 0):g}; {fix}")

@@ -33,6 +33,14 @@ class Shape:
     """Whether the input embedding is also the output head."""
     experts: bool = False
     licence: str | None = None
+    total: int | None = None
+    """All parameters of a mixture of experts, which are counted from no shape."""
+    active: int | None = None
+    """Of those, the ones that a token passes."""
+    latent: int = 0
+    """Numbers that latent attention caches of a token in a layer, in place of keys and values."""
+    stored: int = 2
+    """Bytes of a weight in its files: 1 in fp8."""
 
     @property
     def body(self) -> int | None:
@@ -46,9 +54,14 @@ class Shape:
 
     @property
     def parameters(self) -> int | None:
-        """All of them; None with experts, whose number the config of each family says otherwise."""
+        """All of them; with experts, whose number the config of each family says otherwise, only where it is known."""
         embedding = self.vocabulary * self.hidden
-        return None if self.body is None else self.body + embedding * (1 if self.tied else 2)
+        return self.total if self.body is None else self.body + embedding * (1 if self.tied else 2)
+
+    @property
+    def cached(self) -> int:
+        """Numbers that all layers cache of a token."""
+        return self.layers * (self.latent or 2 * self.of_keys * self.head)
 
     @property
     def size(self) -> str:
@@ -68,7 +81,10 @@ phi3 = partial(Shape, "phi3", 3072, 32, inner=8192, licence="mit")
 mini = partial(phi3, 32, 32, 96, vocabulary=32_064, tied=False)
 qwen3 = partial(Shape, "qwen3", of_keys=8, head=128, vocabulary=151_936, context=40_960, licence="apache-2.0")
 smollm2 = partial(Shape, "llama", head=64, vocabulary=49_152, context=8192, tied=True, licence="apache-2.0")
-llama8b = Shape("llama", 4096, 32, 32, 8, 128, 14_336, 128_256, 131_072, False, licence="llama3.1")
+llama = partial(
+    Shape, "llama", of_keys=8, head=128, vocabulary=128_256, context=131_072, tied=False, licence="llama3.1"
+)
+llama8b, llama70b = llama(4096, 32, 32, inner=14_336), llama(8192, 80, 64, inner=28_672)
 KNOWN: dict[str, Shape] = {
     "microsoft/Phi-4-mini-instruct": phi3(24, 8, 128, vocabulary=200_064, context=131_072, tied=True),
     "microsoft/Phi-3-mini-4k-instruct": mini(context=4096),
@@ -76,10 +92,32 @@ KNOWN: dict[str, Shape] = {
     "microsoft/Phi-3.5-mini-instruct": mini(context=131_072),
     "meta-llama/Llama-3.1-8B": llama8b,
     "meta-llama/Llama-3.1-8B-Instruct": llama8b,
+    "meta-llama/Llama-3.1-70B-Instruct": llama70b,
+    "meta-llama/Llama-3.1-405B-Instruct": llama(16_384, 126, 128, inner=53_248),
+    "meta-llama/Llama-3.1-405B-Instruct-FP8": llama(16_384, 126, 128, inner=53_248, stored=1),
+    "deepseek-ai/DeepSeek-V3": Shape(
+        "deepseek_v3",
+        7168,
+        61,
+        128,
+        128,
+        128,
+        18_432,
+        129_280,
+        163_840,
+        False,
+        experts=True,
+        licence="deepseek",
+        total=671_026_419_200,
+        active=37_000_000_000,
+        latent=512 + 64,
+        stored=1,
+    ),
     "Qwen/Qwen3-0.6B": qwen3(1024, 28, 16, inner=3072, tied=True),
     "Qwen/Qwen3-1.7B": qwen3(2048, 28, 16, inner=6144, tied=True),
     "Qwen/Qwen3-4B": qwen3(2560, 36, 32, inner=9728, tied=True),
     "Qwen/Qwen3-8B": qwen3(4096, 36, 32, inner=12_288, tied=False),
+    "Qwen/Qwen3-32B": qwen3(5120, 64, 64, inner=25_600, tied=False),
     "HuggingFaceTB/SmolLM2-135M-Instruct": smollm2(576, 30, 9, 3, inner=1536),
     "HuggingFaceTB/SmolLM2-360M-Instruct": smollm2(960, 32, 15, 5, inner=2560),
     "HuggingFaceTB/SmolLM2-1.7B-Instruct": smollm2(2048, 24, 32, 32, inner=8192),
@@ -116,6 +154,8 @@ def parse(config: Mapping[str, Any]) -> Shape | None:
             context=int(text["max_position_embeddings"]),
             tied=bool(config.get("tie_word_embeddings", True)),
             experts=any("expert" in key for key in text),
+            latent=int(text.get("kv_lora_rank") or 0) + int(text.get("qk_rope_head_dim") or 0),
+            stored=1 if (config.get("quantization_config") or {}).get("quant_method") == "fp8" else 2,
         )
     except (KeyError, TypeError, ValueError):
         return None

@@ -193,11 +193,11 @@ def _read_hub(path: str, split: str, max_row_bytes: int) -> Iterator[Found | Rej
 
 def _hub_commit(path: str) -> str:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]  # also a lost connection's
 
     try:
         commit = HfApi().dataset_info(path.partition(":")[0]).sha
-    except (OSError, OfflineModeIsEnabled, HfHubHTTPError) as e:
+    except (OSError, OfflineModeIsEnabled, HTTPError) as e:
         raise _unreachable(path) from e
     return hashlib.sha256(f"{path}@{commit}".encode()).hexdigest()
 

@@ -13,7 +13,8 @@ from typing import Any, Generic, Protocol, TypeVar
 from raystill import artifacts, storage
 from raystill.artifacts import Artifact, Manifest, Outcome
 from raystill.context import Context, Progress
-from raystill.errors import RecipeError, StageError
+from raystill.errors import Interrupted, RecipeError, StageError
+from raystill.meter import Meter
 from raystill.models import UNRESOLVED
 from raystill.provenance import provenance
 from raystill.recipe import Recipe
@@ -55,6 +56,10 @@ class Do(Protocol):
     offline: bool
     retry_rejected: bool
 
+    @property
+    def machines_usd(self) -> float:
+        """What machines have cost so far."""
+
     def __call__(self, step: Step[A]) -> A:
         """The step's artifact."""
 
@@ -93,21 +98,39 @@ class Runner:
         only: str | None = None,
         retry_rejected: bool = False,
         elsewhere: Callable[[str], None] | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self.recipe, self.root = recipe, recipe.root
         self.progress, self.stopping, self.ensure_ray, self.scratch = progress, stopping, ensure_ray, scratch
         if only is not None and only not in ONLY:
             raise RecipeError(f"--only takes {', '.join(ONLY)}, not '{only}'")
         self.only, self.reached, self.retry_rejected = only, False, retry_rejected
+        self.meter = meter or Meter(recipe, stopping)
         self.elsewhere = elsewhere
         """Makes a stage that needs Ray on a cluster of its own; without it, Ray runs here or where RAY_ADDRESS says."""
+
+    @property
+    def machines_usd(self) -> float:
+        """What machines have cost so far."""
+        return self.meter.machines_usd
 
     def done(self, step: Step[Any]) -> bool:
         """Whether its artifact is there."""
         return storage.exists(storage.join(step.url(self.root), artifacts.MANIFEST))
 
     def __call__(self, step: Step[A]) -> A:
-        """Load the step's artifact, or make and commit it."""
+        """Load the step's artifact, or make and commit it. Raises OverBudget before and within a step."""
+        try:
+            made = self._made(step)
+        except (Interrupted, StageError):
+            # Interrupted by the meter, or by one that counts in a cluster of the stage's own.
+            self.meter.read()
+            self.meter.refuse()
+            raise
+        self.meter.paid[made.url] = made.counts.get("cost", 0.0)
+        return made
+
+    def _made(self, step: Step[A]) -> A:
         url = step.url(self.root)
         wanted = self.only is None or step.stage in ONLY[self.only]
         self.reached |= wanted
@@ -119,6 +142,7 @@ class Runner:
             raise RecipeError(
                 f"--only {self.only} needs the result of '{step.label}'; run without --only, or that stage first"
             )
+        self.meter.refuse()
         if step.ray and self.elsewhere:
             self.elsewhere(next(name for name, parts in ONLY.items() if step.stage in parts))
             if (there := artifacts.load(step.kind, url)) is None:

@@ -19,6 +19,7 @@ from raystill import losses, pipeline, recipe_file, session, storage
 from raystill.artifacts import Artifact, Checkpoint, Table
 from raystill.context import Context, Progress
 from raystill.errors import RecipeError
+from raystill.meter import metered
 from raystill.recipe import NAME, Recipe
 from raystill.recipe_file import Located
 from raystill.reporting.search import Trial, best, named, page
@@ -56,8 +57,12 @@ def tune(
             f"{written} exists and is not replaced; move it away, or type: raystill tune {path} --out FILE"
         )
     storage.probe(recipe.root)
-    with ray_session(recipe.compute) as ensure_ray, tempfile.TemporaryDirectory(prefix="raystill-") as scratch:
-        found = search(located, Runner(recipe, progress, stopping, ensure_ray, Path(scratch)))
+    with (
+        ray_session(recipe.compute) as ensure_ray,
+        tempfile.TemporaryDirectory(prefix="raystill-") as scratch,
+        metered(recipe, stopping) as meter,
+    ):
+        found = search(located, Runner(recipe, progress, stopping, ensure_ray, Path(scratch), meter=meter))
     trials = [Trial(**json.loads(line)) for line in found.read(stage.TRIALS).decode().splitlines()]
     shown = storage.join(recipe.root, "reports", recipe.name, "tune.html")
     storage.write(shown, page(recipe.name, trials, found.facts["search"]).encode())

@@ -75,8 +75,7 @@ NO_IDENTITY = {
     "Budget": set(recipe.Budget.model_fields),
     "Student": {"model"},
     "Train": {"checkpoint_every"},
-    "Evaluate": {"concurrency", "together", "judge", "suites", "resamples"},
-    "Judge": {"votes"},
+    "Evaluate": {"concurrency", "together", "judge", "suites", "resamples", "slices"},
     "Suite": {"data", "lm_eval"},
     "Serve": {
         "host",
@@ -87,16 +86,21 @@ NO_IDENTITY = {
         "timeout_s",
         "max_tokens",
         "max_body_bytes",
+        "replicas",
+        "adapters",
         "keys_file",
         "allow_origins",
     },
+    "Replicas": set(recipe.Replicas.model_fields),
     "Prices": set(recipe.Prices.model_fields),
     "Generate": set(recipe.Generate.model_fields),
     "Workers": set(recipe.Workers.model_fields),
     "Compute": set(recipe.Compute.model_fields),
     "Kubernetes": set(recipe.Kubernetes.model_fields),
     "Hours": set(recipe.Hours.model_fields),
-    "Recipe": {"tune", "prices", "budget", "compute", "trackers", "max_error_rate", "root"},
+    "Judge": {"votes"},
+    "Bound": {"min", "max"},
+    "Recipe": {"gate", "tune", "prices", "budget", "compute", "trackers", "max_error_rate", "root"},
 }
 
 

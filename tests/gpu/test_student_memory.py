@@ -12,7 +12,7 @@ import torch.distributed as dist
 from transformers import AutoModelForCausalLM, LlamaConfig, Phi3Config, Qwen3Config
 
 from raystill import recipe
-from raystill.artifacts import Checkpoint
+from raystill.artifacts import ADAPTER, Checkpoint
 from raystill.chat import Encoded
 from raystill.training import adapters, batches, documents, export, kernels, loop
 from raystill.training.soft import Span
@@ -78,7 +78,7 @@ def test_it_learns_and_its_export_is_what_was_trained(group: None, tiny_model: P
         logits_TV = student(**micro.inputs).logits[0].cpu()
     state = loop.gathered(worker.engine, keep=True)
     if lora:
-        student, state = adapters.detach(student, state, tmp_path / "out" / adapters.FOLDER, base)
+        student, state = adapters.detach(student, state, tmp_path / "out" / ADAPTER, base)
     export.save(student, str(tiny_model), tmp_path / "out", state)
     export.compare(tmp_path / "out", micro.inputs["input_ids"][0].tolist(), logits_TV)
 

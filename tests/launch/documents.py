@@ -69,6 +69,11 @@ CASES: dict[str, dict[str, Any]] = {
         kubernetes={"secrets": {"RAYSTILL_API_KEY": "serve/key", "API_KEY": "api/key"}},
     ),
     "scripted": values(teacher={"kind": "scripted"}),
+    "students that come and go": values(
+        student=None,
+        students={"small": {"model": "Qwen/Qwen3-0.6B"}, "large": {"model": "Qwen/Qwen3-4B"}},
+        serve={"replicas": {"small": {"min_replicas": 1, "max_replicas": 4}, "large": {"min_replicas": 0}}},
+    ),
 }
 
 

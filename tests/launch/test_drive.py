@@ -13,7 +13,8 @@ from documents import of_stage, rendered
 from raystill import live, planning
 from raystill.context import Progress
 from raystill.errors import Interrupted, ResourceError, StageError
-from raystill.launch import drive
+from raystill.launch import api, drive, seen
+from raystill.launch.kubeconfig import bearer
 
 JOB = of_stage(rendered("small"), "train")
 NAME = JOB["metadata"]["name"]
@@ -50,13 +51,11 @@ def asked() -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[tuple[str, str]]) -> Callable[..., list[str]]:
+def make(monkeypatch: pytest.MonkeyPatch, asked: list[tuple[str, str]]) -> Callable[..., list[str]]:
     """Make the stage against these answers, one after another; what was said."""
-    monkeypatch.setattr(drive, "POLL_S", 0)
-    token = tmp_path / "token"
-    token.write_text("t0ken\n")
+    monkeypatch.setattr(api, "POLL_S", 0)
 
-    def run(*answers: Answer, stopping: threading.Event | None = None) -> list[str]:
+    def run(*answers: Answer, stopping: threading.Event | None = None, patience_s: float = 60) -> list[str]:
         left: Iterator[Answer] = iter(answers)
 
         def answer(request: httpx.Request) -> httpx.Response:
@@ -71,8 +70,9 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[tuple[str,
 
         told = Told()
         progress: Progress = told
-        with httpx.Client(transport=httpx.MockTransport(answer), base_url="https://api") as client:
-            drive.make(drive.Api(client, token), JOB, progress, stopping or threading.Event())
+        auth = bearer(lambda: "t0ken")
+        with httpx.Client(transport=httpx.MockTransport(answer), base_url="https://api", auth=auth) as client:
+            drive.make(api.Api(client, stopping or threading.Event(), patience_s), JOB, progress)
         assert next(left, None) is None, "not all answers were asked for"
         return told.lines
 
@@ -152,7 +152,7 @@ def test_one_that_somebody_deleted_is_told(make: Callable[..., list[str]]) -> No
 
 
 def test_another_recipes_stage_is_left_alone(make: Callable[..., list[str]], asked: list[tuple[str, str]]) -> None:
-    other = json.loads(json.dumps(JOB).replace(drive.config(JOB), "small-another"))
+    other = json.loads(json.dumps(JOB).replace(seen.config(JOB), "small-another"))
     with pytest.raises(StageError, match="runs already, for another recipe"):
         make(httpx.Response(200, json=other | {"status": {"jobDeploymentStatus": "Running"}}))
     assert [method for method, _ in asked] == ["GET"]
@@ -168,17 +168,14 @@ def test_a_driver_that_is_stopped_leaves_its_stage(
 ) -> None:
     stopping = threading.Event()
     stopping.set()
-    with pytest.raises(Interrupted, match="the next driver finds it"):
+    with pytest.raises(Interrupted, match="what runs in the cluster goes on"):
         make(absent(), httpx.Response(201, json=JOB), job({"jobDeploymentStatus": "Running"}), stopping=stopping)
     assert "DELETE" not in [method for method, _ in asked]
 
 
-def test_an_api_server_that_stays_away_ends_the_wait(
-    make: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(drive, "PATIENCE_S", 0)
+def test_an_api_server_that_stays_away_ends_the_wait(make: Callable[..., list[str]]) -> None:
     with pytest.raises(StageError, match="has not answered"):
-        make(httpx.Response(503), httpx.Response(503))
+        make(httpx.Response(503), httpx.Response(503), patience_s=0)
 
 
 def test_the_driver_makes_what_needs_no_cluster_and_calls_for_the_first_stage_that_does(

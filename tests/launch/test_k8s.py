@@ -14,7 +14,7 @@ import traps
 import yaml
 from documents import ROOT, Doc, of_stage, rendered
 
-from raystill.launch import pods
+from raystill.launch import pods, readiness
 
 K8S = ROOT / "k8s"
 NO_SCHEMA = {"kueue.x-k8s.io/v1beta2", "monitoring.coreos.com/v1"}
@@ -193,6 +193,22 @@ def test_nobody_but_the_driver_may_make_a_ray_job(namespace: list[Doc]) -> None:
     }
     everything = [r for role in named(namespace, "Role").values() for rule in role["rules"] for r in rule["resources"]]
     assert not {"secrets", "pods/exec", "pods/portforward", "*"} & set(everything)
+
+
+def test_people_may_do_what_submitting_looks_for(namespace: list[Doc]) -> None:
+    may = {
+        (group, resource, verb)
+        for rule in named(namespace, "Role")["raystill-submitter"]["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    needed = {
+        (group, "/".join(filter(None, (resource, part))), verb)
+        for group, resource, part, verbs in readiness.RIGHTS
+        for verb in verbs
+    }
+    assert needed <= may
 
 
 def test_a_broken_policy_is_refused(namespace: list[Doc]) -> None:

@@ -51,6 +51,12 @@ def write(folder: Path, recipe: dict[str, Any]) -> str:
             "nodes of this type have 8", "write tensor_parallel: 8 and pipeline_parallel: 2",
         ),
         (values(student={"model": "./mine"}), "student", "does not exist", "check the path"),
+        (values(serve={"replicas": {"min_replicas": 0}}), "serve", "no pod is left", "min_replicas: 1"),
+        (
+            values(serve={"replicas": {"max_replicas": 2}, "engine": {"tensor_parallel_size": 8, "pipeline_parallel_size": 2}}),
+            "serve", "an engine over several nodes", "replicas: 2",
+        ),
+        (values(serve={"adapters": True}), "serve", "pods of its own", "leave it out"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_located_and_says_what_to_type(
@@ -125,12 +131,18 @@ def test_a_compute_file_replaces_the_recipes(tmp_path: Path) -> None:
     assert "namespace: raystill" not in made.documents
 
 
-@pytest.mark.parametrize("options", [["--to", "k8s"], ["--to", "ray", "--dry-run"]])
-def test_what_is_not_there_yet_is_one_clear_error(options: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--to", "slurm"], "--to takes k8s (KubeRay) or ray (a Ray cluster that is there), not 'slurm'"),
+        (["--to", "ray", "--dry-run"], "--dry-run and --serve are for Kubernetes"),
+    ],
+)
+def test_options_that_make_no_sense_are_one_clear_error(options: list[str], says: str) -> None:
     command = [sys.executable, "-m", "raystill", "submit", str(FLAGSHIP), *options]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert f"type: raystill submit {FLAGSHIP} --to k8s --dry-run" in done.stderr
+    assert says in done.stderr
 
 
 def test_documents_go_to_standard_output_and_remarks_beside(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from raystill import cli, steps
 from raystill.launch import sizes
 from raystill.launch.render import as_yaml, render
 from raystill.launch.submission import dry_run
-from raystill.recipe import Recipe
+from raystill.recipe import Recipe, Replicas
 from raystill.serving import keys
 
 
@@ -183,7 +183,8 @@ def test_the_service_hosts_what_the_last_run_made() -> None:
     assert application["import_path"] == "raystill.serving.app:build"
     args: dict[str, Any] = application["args"]
     assert args["runs"] == "s3://bucket/raystill/runs/small.json"
-    assert args["models"] == [{"name": "small", "engine": {}}, {"name": "large", "engine": {}}]
+    plain = {"engine": {}, "replicas": Replicas().model_dump()}
+    assert args["models"] == [{"name": "small", **plain}, {"name": "large", **plain}]
     assert args["on_gpu"] is True
     json.dumps(args)
 
@@ -220,3 +221,18 @@ def test_other_recipes_have_other_configurations() -> None:
     one, other = (render(Recipe.model_validate(values(train={"seed": n})), f"seed {n}") for n in (1, 2))
     assert one[0]["metadata"]["name"] != other[0]["metadata"]["name"]
     assert one[2]["metadata"]["name"] == other[2]["metadata"]["name"]
+
+
+def test_the_endpoint_grows_and_shrinks_between_the_recipes_bounds() -> None:
+    service = of_stage(rendered("students that come and go"), "serve")
+    assert groups(service) == [("small", 1, 1, 1, 4), ("large", 1, 1, 0, 1)]
+    assert traps.cluster(service)["enableInTreeAutoscaling"] is True
+    told = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"][0]["args"]["models"]
+    bounds = {model["name"]: (model["replicas"]["min_replicas"], model["replicas"]["max_replicas"]) for model in told}
+    assert bounds == {"small": (1, 4), "large": (0, 1)}
+
+
+def test_a_changed_endpoint_may_start_as_a_second_cluster() -> None:
+    made = render(Recipe.model_validate(values(kubernetes={"upgrade": "NewCluster"})), "")
+    assert of_stage(made, "serve")["spec"]["upgradeStrategy"] == {"type": "NewCluster"}
+    assert of_stage(rendered("small"), "serve")["spec"]["upgradeStrategy"] == {"type": "None"}

@@ -160,7 +160,7 @@ def sizes_said(doc: Doc) -> Iterator[str]:
             yield f"{group['groupName']}: size not said"
     stage = doc["metadata"]["labels"]["raystill.io/stage"]
     fixed = all(g["minReplicas"] == g.get("replicas") == g.get("maxReplicas") for g in cluster(doc)["workerGroupSpecs"])
-    if stage not in ("generate", "score") and (not fixed or cluster(doc).get("enableInTreeAutoscaling")):
+    if stage not in ("generate", "score", "serve") and (not fixed or cluster(doc).get("enableInTreeAutoscaling")):
         yield f"{stage} is not whole from its start"
     if fixed == bool(cluster(doc).get("enableInTreeAutoscaling")):
         yield "the autoscaler without room, or room without the autoscaler"

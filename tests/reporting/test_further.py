@@ -26,7 +26,9 @@ def judged(root: Path, line: Line) -> Line:
         for first in (True, False)
     ]
     url, counts = root / "judge", {"asked": 40, "unparsed": 0, "cost": 1.5}
-    verdicts = table(url, "judge", artifacts.write_part(str(url), "test", Verdict, rows), counts=counts)
+    verdicts = table(
+        url, "verdicts", artifacts.write_part(str(url), "test", Verdict, rows), counts=counts, stage="judge"
+    )
     return Line(**{**vars(line), "verdicts": verdicts})
 
 

@@ -27,13 +27,15 @@ def recipe(root: Path, **more: object) -> Recipe:
     )  # fmt: skip
 
 
-def table(url: Path, kind: str, *parts: artifacts.File, counts: dict[str, object] | None = None) -> Table:
-    manifest = Manifest(kind, 1, kind, 1, "abc", {}, {}, list(parts), counts or {}, {}, {"elapsed_s": 1.5})
+def table(
+    url: Path, kind: str, *parts: artifacts.File, counts: dict[str, object] | None = None, stage: str | None = None
+) -> Table:
+    manifest = Manifest(kind, 1, stage or kind, 1, "abc", {}, {}, list(parts), counts or {}, {}, {"elapsed_s": 1.5})
     return artifacts.commit(Table, str(url), manifest)
 
 
-def line(root: Path, references: bool = True) -> Line:
-    """A finished line of 20 test rows: the teacher is right on 18, the student on 16, the baseline never."""
+def line(root: Path, references: bool = True, student: int = 16) -> Line:
+    """A finished line of 20 test rows: the teacher is right on 18, the student on so many, the baseline never."""
     prompts = [
         Prompt(
             f"r{i}", None, [Message("user", f"{HOSTILE} question {i}")], None, "conversation", "f", split,
@@ -55,7 +57,7 @@ def line(root: Path, references: bool = True) -> Line:
         ),
         {name: Checkpoint(f"missing/{name}", name) for name in ("teacher", "baseline", "student")},
     )
-    for name, right in (("teacher", 18), ("baseline", 0), ("student", 16)):
+    for name, right in (("teacher", 18), ("baseline", 0), ("student", student)):
         rows = [
             Answer(f"r{i}", name, "test", f"answer {i}" if i < right else HOSTILE, "stop", 5, 3, 0.1, 0.2)
             for i in range(20)

@@ -47,11 +47,7 @@ def streaming(*events: Any, then: Any = None) -> App:
 
 @contextlib.asynccontextmanager
 async def client(app: Guard) -> AsyncIterator[httpx.AsyncClient]:
-    async def served(scope: Any, receive: Any, send: Any) -> None:
-        with contextlib.suppress(asyncio.CancelledError):  # as Ray Serve does with a request that is over
-            await app(scope, receive, send)
-
-    transport = httpx.ASGITransport(served, raise_app_exceptions=False)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=BEARER) as made:
         yield made
 

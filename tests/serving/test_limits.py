@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from raystill.serving import limits
@@ -52,6 +52,7 @@ IMAGE = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": 
         ({"structured_outputs": {"regex": "(a+)+$"}}, "'structured_outputs' is not accepted"),
         ({"priority": -1000}, "'priority' is not accepted"),
         ({"messages": [IMAGE]}, "only text parts"),
+        ({"messages": [{"role": "user", "content": {"a": 1}}]}, "text or a list of parts"),
         ({"response_format": {"type": "structural_tag", "structures": []}}, "'response_format' may only be"),
         (schema(pattern="(a{1,1000}){1,1000}"), "may not say 'pattern'"),
         (schema(maxLength=10**9), "'maxLength' in a schema"),
@@ -103,6 +104,7 @@ JSON = st.recursive(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.dictionaries(FIELDS, JSON, max_size=4))
 def test_any_json_is_judged_and_never_repeated(asked: dict[str, Any]) -> None:
     asked["user"] = "canary-7d1f"

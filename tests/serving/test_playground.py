@@ -43,6 +43,7 @@ def recipe(root: Path) -> Recipe:
         "data": {"train": "x.jsonl"},
         "teacher": {"model": "t", "system": "You know everything.", "examples": [{"user": "Hi", "assistant": "Hello"}]},
         "student": {"model": "s"},
+        "evaluate": {"max_tokens": 40},
         "prices": {"machine_hour": 3.6, "currency": "EUR"},
         "root": str(root),
     }
@@ -145,6 +146,7 @@ def test_what_the_page_is_told(tmp_path: Path) -> None:
     assert told["views"]["student"]["system"] is None
     assert told["prices"] == {"student": pytest.approx(3.6 / 3600 / 100)}
     assert told["currency"] == "EUR"
+    assert told["sampling"] == {"temperature": 0.0, "max_tokens": 40}
     rows = ask(app, "GET", "/v1/rows").json()
     assert [row["reference"] for row in rows] == ["Five working days.", None, None]
     assert [message["role"] for message in rows[1]["messages"]] == ["user", "assistant", "user"]
@@ -251,16 +253,17 @@ def test_two_models_answer_side_by_side_and_the_better_one_wins_a_vote(page: Pag
     assert page.text("ins") == ["three"]
     assert page.text("del") == ["five", "until then"]
     figures = page.text(".answer.student dt")
-    assert figures == ["First token", "Tokens per second", "Tokens", "Time", "Cost"]
+    assert figures == ["First token", "Tokens/s", "Tokens", "Time", "Cost"]
     assert page.text(".answer.student dd")[2] == str(len(SAID["student"].split()))
     assert page.text(".answer.student dd")[4].endswith("EUR")
     assert page.text(".answer.teacher dt")[-1] == "Time"  # nothing was measured of it, so nothing is claimed
     page.click(".answer.student .vote")
     page.until("!document.getElementById('votes').hidden")
-    assert page.text("#pairs tr") == ["student over teacher\t\t100\u202f%21–100\t1"]
+    assert page.text("#pairs th, #pairs td") == ["student over teacher", "", "100\u202f%21–100", "1"]
     asked = {request["model"]: request["messages"] for request in served[0].state.seen}
     assert [m["role"] for m in asked["teacher"]] == ["system", "user", "assistant", "user"]
     assert [m["role"] for m in asked["student"]] == ["user"]
+    assert all((r["temperature"], r["max_tokens"]) == (0, 40) for r in served[0].state.seen)  # as evaluate asks
 
 
 def test_hidden_names_stay_hidden_until_the_vote(page: Page, tmp_path: Path) -> None:
@@ -272,7 +275,6 @@ def test_hidden_names_stay_hidden_until_the_vote(page: Page, tmp_path: Path) -> 
     assert "student" not in shown
     assert page.text(".figures") == ["", ""]
     assert "teacher" not in "".join(page.text("#below"))
-    page.value("document.activeElement.blur()")
     page.press("1")
     page.until("!document.getElementById('votes').hidden")
     assert sorted(page.text(".answer h2")) == ["student", "teacher"]
@@ -305,7 +307,7 @@ def test_escape_stops_the_streams(page: Page) -> None:
 def test_errors_are_said_in_plain_words_and_the_other_answer_stays(page: Page) -> None:
     send(page, "busy", "teacher", "student")
     done(page)
-    said = "Too many requests just now. 64 answers are being written Try again in 7\u202fs."
+    said = "Too many requests just now. 64 answers are being written. Try again in 7\u202fs."
     assert page.text(".answer.student .problem") == [said]
     assert page.text(".answer.teacher .said") == [SAID["teacher"]]
     send(page, "cut", "teacher")

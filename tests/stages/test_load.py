@@ -121,7 +121,7 @@ def test_models_take_turns_with_the_same_prompts(tmp_path: Path, hosted: Hosted)
 
 
 def test_users_served_are_searched_for_each_model(tmp_path: Path, hosted: Hosted) -> None:
-    """The teacher answers two at a time, 30 ms each, the student six."""
+    """The teacher answers two at a time, 120 ms each, the student six."""
     rooms = {"teacher": threading.Semaphore(2), "student": threading.Semaphore(6)}
     lock = hosted.server.lock
 
@@ -129,17 +129,17 @@ def test_users_served_are_searched_for_each_model(tmp_path: Path, hosted: Hosted
         lock.release()
         try:
             with rooms[body["model"]]:
-                time.sleep(0.03)
+                time.sleep(0.12)
         finally:
             lock.acquire()
         return said(body)
 
     hosted.server.says = says
     config = recipe.Evaluate(
-        load=[1], load_requests=8, max_users=32, objective=recipe.Objective(latency_p95_s=0.055), together=True
+        load=[1], load_requests=8, max_users=32, objective=recipe.Objective(latency_p95_s=0.22), together=True
     )
     found = measure(config, hosted, tmp_path, "teacher", "student")
-    most = {n: max(x.concurrency for x in loads if x.seconds_per_answer_p95 <= 0.055) for n, loads in found.items()}
+    most = {n: max(x.concurrency for x in loads if x.seconds_per_answer_p95 <= 0.22) for n, loads in found.items()}
     assert 1 <= most["teacher"] <= 3 and 4 <= most["student"] <= 10
     assert all(loads == sorted(loads, key=lambda x: x.concurrency) for loads in found.values())
 

@@ -351,7 +351,10 @@ def test_a_teacher_behind_a_url_is_compared_by_its_answers_and_its_price(tmp_pat
     whole = line(tmp_path)
     counted = whole.answers["teacher"]
     paid = table(
-        tmp_path, "answer-teacher", counted.parts(), {"rows": ROWS + 5, "errors": {"HTTP 500": 5}, "cost": 0.4}
+        tmp_path,
+        "answer-teacher",
+        counted.parts(),
+        {"rows": ROWS + 5, "errors": {"HTTP 500": 5}, "cost": 0.4, "output_tokens": 800},
     )
     dear = {"rows": 3, "answers": 2, "output_tokens": 9, "errors": {"HTTP 400": 1}, "cost": 2.5}
     made_line = replace(

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from raystill import artifacts, recipe
-from raystill.artifacts import Checkpoint, Manifest, Outcome, Table
+from raystill.artifacts import ADAPTER, Checkpoint, Manifest, Outcome, Table
 from raystill.context import Context
 from raystill.errors import DataError, Interrupted, RecipeError, ResourceError
 from raystill.records import Example, Ids, Message
 from raystill.stages import train
-from raystill.training import adapters, loop
+from raystill.training import loop
 
 
 class Told:
@@ -240,7 +240,7 @@ def test_an_adapter_goes_on_from_a_checkpoint_of_its_own_weights(
     assert losses(outcome, again) == pytest.approx(alone, rel=1e-5)
     assert alone[-1] < alone[0] - 0.1
     assert outcome.facts["logits_difference"] < 1e-4
-    assert f"{outcome.facts['folder']}/{adapters.FOLDER}/adapter_model.safetensors" in {f.path for f in outcome.files}
+    assert f"{outcome.facts['folder']}/{ADAPTER}/adapter_model.safetensors" in {f.path for f in outcome.files}
     assert any("train.learning_rate 0.003 is outside 0.0001 to 0.0005" in line for line in told.lines)
 
 

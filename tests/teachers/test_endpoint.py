@@ -162,7 +162,7 @@ def test_a_refused_key_stops_at_once(server: Server, status: int) -> None:
     assert len(server.asked) == 1
 
 
-@pytest.mark.parametrize(("status", "says"), [(404, "endpoint.model"), (402, "payment"), (302, "never followed")])
+@pytest.mark.parametrize(("status", "says"), [(404, "url and model"), (402, "payment"), (302, "never followed")])
 def test_what_no_other_prompt_would_change_stops_the_run(server: Server, status: int, says: str) -> None:
     server.script((status, {}, b""))
     with pytest.raises(StageError, match=says):

@@ -13,7 +13,7 @@ import torch.multiprocessing as mp
 from transformers import AutoModelForCausalLM
 
 from raystill import recipe
-from raystill.artifacts import Checkpoint
+from raystill.artifacts import ADAPTER, Checkpoint
 from raystill.chat import Encoded
 from raystill.errors import RecipeError
 from raystill.training import adapters, batches, export, loop, zero
@@ -59,12 +59,12 @@ def test_merged_weights_and_adapter_over_the_base_say_the_same(tiny_model: Path,
     assert float((logits_TV - before_TV).abs().max()) > 0.1
     state = {name: p.detach().clone() for name, p in model.named_parameters()}
     where = tmp_path / "model"
-    plain, merged = adapters.detach(model, state, where / adapters.FOLDER, Checkpoint(str(tiny_model), "m"))
+    plain, merged = adapters.detach(model, state, where / ADAPTER, Checkpoint(str(tiny_model), "m"))
     export.save(plain, str(tiny_model), where, merged)
     assert export.compare(where, ids, logits_TV) < 1e-5
-    over = PeftModel.from_pretrained(base, where / adapters.FOLDER)
+    over = PeftModel.from_pretrained(base, where / ADAPTER)
     torch.testing.assert_close(over(torch.tensor([ids])).logits[0], logits_TV, rtol=1e-5, atol=1e-5)
-    config = json.loads((where / adapters.FOLDER / "adapter_config.json").read_text())
+    config = json.loads((where / ADAPTER / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["r"], config["lora_alpha"]) == (str(tiny_model), 4, 16)
 
 

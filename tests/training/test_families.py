@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from raystill import recipe
-from raystill.artifacts import Checkpoint
+from raystill.artifacts import ADAPTER, Checkpoint
 from raystill.chat import Encoded
 from raystill.training import adapters, batches, export, loading, optimizers
 from raystill.training.learner import Learner
@@ -149,7 +149,7 @@ def test_it_learns_and_its_export_is_what_was_trained(name: str, lora: recipe.Lo
     plain = model
     if lora:
         base = Checkpoint(str(tmp_path / "base"), "m")
-        plain, state = adapters.detach(model, state, tmp_path / "out" / adapters.FOLDER, base)
+        plain, state = adapters.detach(model, state, tmp_path / "out" / ADAPTER, base)
     plain.save_pretrained(tmp_path / "out", state_dict=state)
     for i, logits_TV in logits.items():
         ids = examples.ids[examples.starts[i] : examples.ends[i] - 1].tolist()

@@ -40,10 +40,8 @@ def _root(located: Located) -> Iterator[Problem]:
 def _models(located: Located) -> Iterator[Problem]:
     """Models and keys that lie on this machine. Data is small enough to be uploaded, these are not."""
     recipe = located.recipe
-    named: list[tuple[Loc, str | None]] = []
     for name, teacher in recipe.all_teachers().items():
         loc: Loc = ("teachers", name) if recipe.teachers else ("teacher",)
-        named.append(((*loc, "model"), teacher.model))
         if teacher.recipe:
             yield Problem(
                 located.where(*loc, "recipe"),
@@ -57,17 +55,29 @@ def _models(located: Located) -> Iterator[Problem]:
                 f"{teacher.endpoint.key_file} is a file of this machine",
                 "key_env: ENDPOINT_KEY, and compute.kubernetes.secrets: {ENDPOINT_KEY: SECRET/KEY}",
             )
+    for loc, model in local_models(located):
+        yield Problem(
+            located.where(*loc),
+            f"{model} is a folder of this machine, and no pod sees it",
+            f"aws s3 cp --recursive {model} {recipe.root.rstrip('/')}/models/…, and that address here",
+        )
+
+
+def local_models(located: Located) -> list[tuple[Loc, str]]:
+    """Models that are folders of this machine, and where the recipe names them."""
+    recipe = located.recipe
+    named: list[tuple[Loc, str | None]] = []
+    for name, teacher in recipe.all_teachers().items():
+        named.append((("teachers", name, "model") if recipe.teachers else ("teacher", "model"), teacher.model))
     for name, student in recipe.all_students().items():
-        loc = ("student",) if recipe.student else ("students", name)
+        loc: Loc = ("student",) if recipe.student else ("students", name)
         named.append(((*loc, "model"), student.model))
         named.append(((*loc, "init"), student.init.from_ if isinstance(student.init, Cut) else None))
-    for loc, model in named:
-        if model and model != "teacher" and not storage.is_s3(model) and looks_local(model):
-            yield Problem(
-                located.where(*loc),
-                f"{model} is a folder of this machine, and no pod sees it",
-                f"aws s3 cp --recursive {model} {recipe.root.rstrip('/')}/models/…, and that address here",
-            )
+    return [
+        (loc, model)
+        for loc, model in named
+        if model and model != "teacher" and not storage.is_s3(model) and looks_local(model)
+    ]
 
 
 def _keys(located: Located) -> Iterator[Problem]:
@@ -146,7 +156,7 @@ def _variables(located: Located) -> Iterator[Problem]:
 def _sizes(located: Located) -> Iterator[Problem]:
     recipe, asked = located.recipe, located.recipe.compute.kubernetes
     try:
-        groups = [group for stage in sizes.stages(recipe) for group in stage.groups] + sizes.served(recipe)
+        groups, served = [group for stage in sizes.stages(recipe) for group in stage.groups], sizes.served(recipe)
     except RecipeError as e:
         what, _, fix = str(e).partition("; ")
         yield Problem(located.where(*(AT if "kubernetes" in what else ("compute", "generate"))), what, fix)
@@ -161,3 +171,12 @@ def _sizes(located: Located) -> Iterator[Problem]:
     if any(group.hosts > 1 for group in elastic):
         said = "an engine over several nodes holds its place from the start, so their number cannot grow"
         yield Problem(located.where("compute", "generate", "replicas"), said, f"replicas: {most}")
+    if any(group.hosts > 1 and group.elastic for group in served):
+        said = "an engine over several nodes holds its place from the start, so their number cannot grow"
+        yield Problem(located.where("serve", "replicas"), said, f"replicas: {served[0].most}")
+    if recipe.serve.adapters:
+        said = "a RayService gives each student an engine and pods of its own"
+        yield Problem(located.where("serve", "adapters"), said, "leave it out")
+    if not any(group.least for group in served):
+        said = "when every student sleeps no pod is left that the endpoint itself could answer from"
+        yield Problem(located.where("serve", "replicas"), said, "min_replicas: 1 for one of them")

@@ -16,7 +16,7 @@ from raystill.launch import pods, sizes
 from raystill.launch.pods import Doc
 from raystill.launch.sizes import Group, Stage
 from raystill.recipe import Recipe
-from raystill.stages.serve import LATE_S
+from raystill.stages.serve import LATE_S, limits
 
 LONGEST_NAME = 47
 """Characters that KubeRay leaves a RayJob's or RayService's name, whose pods' names go on from there."""
@@ -28,10 +28,10 @@ ENDS = [1, 2, 3, 4]
 DRIVER_STARTS = 6
 """What is committed stays, so a driver that crashed goes on where it was."""
 PURPOSE = {
-    "ConfigMap": "What every pod reads. Create this and the Job; the rest comes of itself or is named below.",
+    "ConfigMap": "What every pod reads. `submit` creates this and the Job; the rest comes of itself or is named below.",
     "Job": "The driver: prepares, curates and reports, and creates a RayJob for each stage below when its turn comes.",
     "RayJob": "Created by the driver, and gone some minutes after its end.",
-    "RayService": "The students as an endpoint. Create it when the report says that they may be served.",
+    "RayService": "The students as an endpoint. `submit --serve` creates it, when the report says that they may be served.",
 }
 IDLE_S = 300
 """An engine takes minutes to load: a replica is let go only after five idle ones."""
@@ -131,8 +131,7 @@ def ray_service(recipe: Recipe, config: str) -> Doc:
         "kind": "RayService",
         "metadata": about,
         "spec": {
-            # The default starts a second cluster beside the first, for which there need not be GPUs.
-            "upgradeStrategy": {"type": "None"},
+            "upgradeStrategy": {"type": asked.upgrade},
             "excludeHeadPodFromServeSvc": True,
             "serveConfigV2": yaml.safe_dump(_application(recipe), sort_keys=False, width=120),
             "rayClusterConfig": cluster,
@@ -149,16 +148,16 @@ def _application(recipe: Recipe) -> Doc:
     serve = recipe.serve
     args = {
         "runs": storage.join(recipe.root, "runs", f"{recipe.name}.json"),
-        "models": [{"name": name, "engine": serve.engine} for name in recipe.all_students()],
+        "models": [
+            {"name": name, "engine": serve.engine, "replicas": serve.replicas_of(name).model_dump()}
+            for name in recipe.all_students()
+        ],
         "on_gpu": True,
         "cpus": sizes.node_of(recipe).cpus_per_gpu,
-        "max_ongoing": serve.max_ongoing,
-        "max_queued": serve.max_queued,
-        "max_body_bytes": serve.max_body_bytes,
-        "max_tokens": serve.max_tokens,
-        "timeout_s": serve.timeout_s,
-        "keys_file": serve.keys_file,
-        "allow_origins": serve.allow_origins,
+        # More would wait for GPUs that there need not be; NewCluster brings its own.
+        "surge_percent": 0,
+        "finish_s": serve.timeout_s,
+        **limits(serve),
         "playground": pipeline.playground(recipe, recipe.all_students()),
     }
     application = {"name": "raystill", "route_prefix": "/", "import_path": "raystill.serving.app:build", "args": args}

@@ -48,9 +48,10 @@ def stages(recipe: Recipe) -> list[Stage]:
 
 
 def served(recipe: Recipe) -> list[Group]:
-    """Worker pods of the served endpoint: one per student."""
+    """Worker pods of the served endpoint: a group per student, which grows as its engines do."""
     pods, hosts = _split(_engine(recipe.serve.engine), node_of(recipe), "serve.engine")
-    return [Group(name, pods, hosts) for name in recipe.all_students()]
+    bounds = {name: recipe.serve.replicas_of(name) for name in recipe.all_students()}
+    return [Group(name, pods, hosts, each.min_replicas, each.max_replicas) for name, each in bounds.items()]
 
 
 def fitted(recipe: Recipe) -> Compute:
@@ -61,7 +62,7 @@ def fitted(recipe: Recipe) -> Compute:
     room = min((cpus(group, node) - max(1, group.gpus) for group in pods), default=1)
     engines = wide.model_copy(update={"cpus": wide.cpus or room})
     train = recipe.compute.train
-    told = {"workers": train.workers or _workers(recipe), "cpus": train.cpus or node.cpus_per_gpu - 1}
+    told = {"workers": train.workers or workers(recipe), "cpus": train.cpus or node.cpus_per_gpu - 1}
     return recipe.compute.model_copy(update={"generate": engines, "train": train.model_copy(update=told)})
 
 
@@ -109,12 +110,12 @@ def _scorer(recipe: Recipe) -> list[Group]:
 def _trainers(recipe: Recipe) -> Group:
     """The fewest equal pods that hold one GPU per worker; all of them, where fewer would do to go on."""
     node = node_of(recipe)
-    workers = _workers(recipe)
-    each = next(n for n in range(min(node.gpus, workers), 0, -1) if workers % n == 0)
-    return Group("trainer", each, 1, workers // each, workers // each)
+    count = workers(recipe)
+    each = next(n for n in range(min(node.gpus, count), 0, -1) if count % n == 0)
+    return Group("trainer", each, 1, count // each, count // each)
 
 
-def _workers(recipe: Recipe) -> int:
+def workers(recipe: Recipe) -> int:
     """Training workers: as the recipe says, else a node's GPUs, and never more than a step has examples."""
     steps = [recipe.train_for(student).batch_size for student in recipe.all_students().values()]
     return recipe.compute.train.most or min(node_of(recipe).gpus, *steps)

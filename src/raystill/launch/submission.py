@@ -1,4 +1,4 @@
-"""What submitting a recipe would create, without touching a cluster or a store."""
+"""What submitting a recipe creates and uploads, worked out without touching a cluster or a store."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,33 +7,49 @@ import yaml
 
 from raystill import recipe_file, sources, storage
 from raystill.launch.mistakes import mistakes
+from raystill.launch.pods import Doc
 from raystill.launch.render import as_yaml, render
 from raystill.recipe import Recipe
-from raystill.recipe_file import RecipeProblems
+from raystill.recipe_file import Located, RecipeProblems
 from raystill.records import SPLITS
 
 
 @dataclass(frozen=True)
 class Submission:
+    """A recipe for a cluster, its documents in the order in which they are to be created, and files to upload."""
+
+    located: Located
+    documents: list[Doc]
+    moved: dict[str, dict[str, str]]
+    """By split, as `uploads` says."""
+
+
+@dataclass(frozen=True)
+class Printed:
     """Documents as YAML, and what else a person must know."""
 
     documents: str
     remarks: str
 
 
-def dry_run(path: str, compute: str | None = None) -> Submission:
-    """The documents of a recipe. Raises RecipeProblems with every mistake."""
+def submission(path: str, compute: str | None = None) -> Submission:
+    """All that a recipe asks a Kubernetes cluster for. Raises RecipeProblems with every mistake."""
     located = recipe_file.load(path, compute)
     if found := mistakes(located):
         raise RecipeProblems(found)
-    recipe = located.recipe
-    moved = uploads(recipe)
-    documents = render(recipe, with_data(Path(path).read_text(encoding="utf-8"), moved))
-    remarks = [f"{doc['kind']:<10} {doc['metadata']['name']}" for doc in documents]
-    remarks += [f"to upload  {file} -> {url}" for files in moved.values() for file, url in files.items()]
-    remarks += [f"in image   {name} must be importable there" for name in _own_code(recipe)]
+    moved = uploads(located.recipe)
+    text = with_data(Path(path).read_text(encoding="utf-8"), moved)
+    return Submission(located, render(located.recipe, text), moved)
+
+
+def dry_run(path: str, compute: str | None = None) -> Printed:
+    """A submission as text. Raises RecipeProblems with every mistake."""
+    made = submission(path, compute)
+    remarks = [f"{doc['kind']:<10} {doc['metadata']['name']}" for doc in made.documents]
+    remarks += [f"to upload  {file} -> {url}" for files in made.moved.values() for file, url in files.items()]
+    remarks += [f"in image   {name} must be importable there" for name in own_code(made.located.recipe)]
     remarks.append("nothing was created")
-    return Submission(as_yaml(documents), "\n".join(remarks))
+    return Printed(as_yaml(made.documents), "\n".join(remarks))
 
 
 def uploads(recipe: Recipe) -> dict[str, dict[str, str]]:
@@ -67,7 +83,7 @@ def _is_remote(path: str) -> bool:
     return storage.is_s3(path) or sources.is_hub_id(path)
 
 
-def _own_code(recipe: Recipe) -> list[str]:
+def own_code(recipe: Recipe) -> list[str]:
     """Plug-ins of the user's own, module:attr."""
     kinds = [teacher.kind for teacher in recipe.all_teachers().values()]
     losses = [recipe.train_for(student).loss.kind for student in recipe.all_students().values()]

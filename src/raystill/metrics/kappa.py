@@ -22,11 +22,10 @@ def kappa(left: Sequence[str], right: Sequence[str]) -> Sums:
     rows_RS = np.eye(size * size)[cells] if cells else np.zeros((0, 1))
 
     def value(sums: Floats) -> Floats:
-        # Times the square of the rows, all of it is whole numbers: exact, and 0 only where it is.
         table = sums.reshape(*sums.shape[:-1], size, size)
-        n = table.sum(axis=(-2, -1))
-        observed = n * np.trace(table, axis1=-2, axis2=-1)
-        expected = (table.sum(axis=-1) * table.sum(axis=-2)).sum(axis=-1)
-        return over(observed - expected, n * n - expected)
+        rows = table.sum(axis=(-2, -1))
+        agreed = np.trace(table, axis1=-2, axis2=-1)
+        by_chance = (table.sum(axis=-1) * table.sum(axis=-2)).sum(axis=-1)
+        return over(rows * agreed - by_chance, rows**2 - by_chance)  # whole numbers: exact
 
     return Sums(rows_RS, value)

@@ -84,6 +84,8 @@ class Said:
     reference: str | None
     answers: Mapping[str, str]
     right: Mapping[str, bool | None]
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """The data's own."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from raystill.reporting.summary import Report
 HERE = Path(__file__).parent
 PAIRS = 40
 """Pairs of answers on the page: what one reads; the rest are counted, and stand in the answers' tables."""
+WEAKEST = 12
+"""Slices on the page; all of them stand in report.json."""
 Show = Callable[[float | None], str]
 SPEEDS: dict[str, tuple[str, Show]] = {
     "ttft_s": ("Time to first token", figures.seconds),
@@ -79,6 +81,7 @@ def page(report: Report, found: Findings) -> str:
             qualities=_qualities(shown),
             sizes=_sizes(report, shown),
             speeds=_speeds(shown),
+            weak={name: of[:WEAKEST] for name, of in report["slices"].items()},
             curves={name: c for name, points in found.curves.items() if (c := curves.curve(points))},
             answers=_answers(report, found),
             judged=judgement.shown(report["judge"]) if report["judge"] else [],

@@ -12,8 +12,11 @@ from raystill.metrics.bootstrap import CONFIDENCE
 from raystill.metrics.compare import TEACHER, Value
 from raystill.metrics.speed import holds, served
 from raystill.recipe import Recipe, Teacher
+from raystill.reporting.case_study import case_study
 from raystill.reporting.findings import Findings, Made, Model, Point, Rolled
+from raystill.reporting.gate import gate
 from raystill.reporting.judgement import judgement
+from raystill.reporting.slices import regressions, slices
 from raystill.reporting.suites import suite
 
 SCHEMA = 1
@@ -83,7 +86,11 @@ def summary(found: Findings) -> Report:
     if first:
         shared = ("decided_by", "retention", "retention_interval", "speedup", "smaller")
         report |= {k: v for k, v in students[first].items() if k in shared}
-    return report
+    report["slices"] = {
+        name: slices(found.said, name, recipe.evaluate.slices, recipe.evaluate.resamples) for name in students
+    }
+    report["regressions"] = {name: regressions(found.said, name, s["baseline"]) for name, s in students.items()}
+    return report | {"gate": gate(recipe.gate, report), "case_study": case_study(report)}
 
 
 def teacher_source(recipe: Recipe) -> str:

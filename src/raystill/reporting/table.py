@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from raystill.reporting import figures
+from raystill.reporting import figures, gate
 from raystill.reporting.summary import Report
 
 COLUMNS: dict[str, Callable[[Report], str]] = {
@@ -35,6 +35,8 @@ def summary_table(report: Report) -> str:
         if student["retention"] is not None:
             kept = _with_interval(student, "retention").replace(figures.THIN, " ")
             lines.append(f"{name} keeps {kept} of the teacher's {figures.metric_name(by)}, over {report['rows']} rows")
+    if report["gate"]:
+        lines += gate.lines(report["gate"])
     if report["simulated"]:
         lines.append("simulated: the scripted teacher answered, so these figures say nothing about a model")
     return "\n".join(lines)

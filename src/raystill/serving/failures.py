@@ -11,13 +11,11 @@ from fastapi.responses import JSONResponse
 from ray.exceptions import RayActorError, RayError
 from ray.llm._internal.common.errors import VLLM_CLIENT_ERRORS
 from ray.llm._internal.serve.core.configs.openai_api_models import OpenAIHTTPException
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.serve.exceptions import RayServeException
 from starlette.exceptions import HTTPException
 
-from raystill.serving.guard import RETRY_AFTER, form
+from raystill.serving.guard import AWAY, RETRY_AFTER, form
 
-AWAY = (DeploymentUnavailableError, RayActorError)
-"""A replica that has died, or is not up yet: another one comes by itself."""
 KINDS = (HTTPException, OpenAIHTTPException, RequestValidationError, RayError, RayServeException, *VLLM_CLIENT_ERRORS)
 """What is expected to fail here. Anything else is answered too, and logged as the mistake of ours that it is."""
 
@@ -40,8 +38,6 @@ def _said(error: Exception) -> tuple[int, str, dict[str, str]]:
         return 400, f"{first['msg']} at {'.'.join(str(part) for part in first['loc'])}", {}
     if isinstance(error, VLLM_CLIENT_ERRORS) and not isinstance(error, RayError):  # one from afar has its traceback
         return 400, str(error), {}
-    if isinstance(error, BackPressureError):
-        return 503, "the model's queue is full; come again in a moment", {}
-    if isinstance(error, AWAY):
-        return 503, "the model is not up; come again in a moment", {}
+    if isinstance(error, RayActorError):  # a replica has died, and another one starts by itself
+        return 503, AWAY, {}
     return 500, "the model failed to answer; the server's log says more", {}

@@ -12,7 +12,7 @@ from typing import Any
 
 from raystill.serving import limits
 from raystill.serving.keys import Allowance, Key, holder
-from raystill.serving.usage import Meter, counted
+from raystill.serving.usage import Tally, counted
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -32,6 +32,7 @@ BODY_S = 30.0
 """Longest time for a body to arrive: a slow one holds a place."""
 RETRY_AFTER = "1"
 """Seconds after which a request that found the queue full may come again: a short answer's time."""
+AWAY = "the model's queue is full, or it is starting; come again in a moment"
 TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 
 
@@ -75,8 +76,6 @@ class Guard:
             await answer.refuse(e)
         except TimeoutError:
             await answer.refuse(Rejected(408, f"no whole answer in {self.bounds.timeout_s:g} s (serve.timeout_s)"))
-            # As if the caller had left: Ray Serve then stops what this request started, and the engine is free.
-            raise asyncio.CancelledError from None
         finally:
             self.in_flight -= 1
             await answer.close()
@@ -101,12 +100,12 @@ class Guard:
         scope[MODEL] = request.get("model")
         if allowance and allowance.tokens:
             body, hidden = counted(body, request)
-            answer.meter = Meter(body, hidden)
+            answer.tally = Tally(body, hidden)
         try:
             await self.app(scope, _replay(body, receive), answer)
         finally:
-            if allowance and answer.meter:
-                allowance.used(answer.meter.tokens())
+            if allowance and answer.tally:
+                allowance.used(answer.tally.tokens())
 
     def _caller(self, scope: Scope) -> Key | None:
         headers = dict(scope["headers"])
@@ -148,17 +147,23 @@ class Answer:
 
     def __init__(self, send: Send) -> None:
         self.send = send
-        self.meter: Meter | None = None
+        self.tally: Tally | None = None
         self.started = self.ended = False
 
     async def __call__(self, message: Message) -> None:
         """Pass one message on."""
+        if self.ended:
+            return
         if message["type"] == "http.response.start":
+            if message["status"] == 503 and (b"content-type", b"application/json") not in message.get("headers", ()):
+                await self.refuse(Rejected(503, AWAY, float(RETRY_AFTER)))  # Ray Serve's own is plain text
+                return
             self.started = True
+            self.tally = self.tally if message["status"] < 400 else None
         elif message["type"] == "http.response.body":
             self.ended = not message.get("more_body", False)
-            if self.meter:
-                message = {**message, "body": self.meter.seen(message.get("body", b""))}
+            if self.tally:
+                message = {**message, "body": self.tally.seen(message.get("body", b""))}
         await self.send(message)
 
     async def refuse(self, rejected: Rejected) -> None:

@@ -15,6 +15,7 @@ MOST = {"n": 8, "best_of": 8, "logprobs": 20, "top_logprobs": 20, "prompt_logpro
 """Largest value of fields whose cost grows with them."""
 MOST_LISTED = {
     "messages": 1024, "stop": 16, "stop_token_ids": 64, "bad_words": 64, "logit_bias": 300, "tools": 128,
+    "logprob_token_ids": 20,
 }  # fmt: skip
 """Longest list or map: each entry costs at every token, or has its own template turn."""
 LONGEST = {"model": 256, "stop": 256, "bad_words": 256, "user": 256}
@@ -109,6 +110,8 @@ def text_only(request: Request) -> str | None:
     messages = request.get("messages")
     for message in messages if isinstance(messages, list) else []:
         content = message.get("content") if isinstance(message, dict) else None
+        if not isinstance(content, str | list | None):
+            return "a message's 'content' is text or a list of parts"
         for part in content if isinstance(content, list) else []:
             if not isinstance(part, dict) or part.get("type") not in ("text", "refusal"):
                 return "only text parts are accepted in 'content'"

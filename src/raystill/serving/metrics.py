@@ -18,7 +18,9 @@ from raystill.serving.guard import MODEL, App, Message, Receive, Scope, Send
 SHOWN = ("ray_serve_", "ray_vllm_", "ray_raystill_")
 """Beginnings of the names that concern the endpoint."""
 LEFT = "499"
-"""Status of an answer that was cut short because its caller left or its time was up, as nginx calls it."""
+"""Status of an answer whose caller left before its end, as nginx calls it."""
+BROKE_OFF = b'data: {"error"'
+"""How a stream ends that the model left, or whose time was up."""
 NODE_S = 5.0
 """Longest wait for one node's metrics."""
 UNREACHABLE = """\
@@ -43,36 +45,47 @@ def prices() -> Gauge:
 
 
 class Counted:
-    """ASGI middleware around everything: counts each POST once, when its answer ends, by the model that the guard read."""
+    """ASGI middleware around everything: counts each POST once, when its answer ends, by the model that the guard read.
+
+    `price` is of an output token, by model. It is told with each request: Ray forgets a gauge that is not set again.
+    """
 
     def __init__(self, app: App, models: Iterable[str], price: Mapping[str, float], currency: str) -> None:
-        self.app, self.models = app, frozenset(models)
-        for name, of_a_token in price.items():
-            prices().set(of_a_token, {"model_name": name, "currency": currency})
+        self.app, self.models, self.price, self.currency = app, frozenset(models), price, currency
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass everything on and note how it ends."""
         if scope["type"] != "http" or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
-        said, end = "", "500"
+        said, end, left = "", "500", False
+
+        async def heard() -> Message:
+            nonlocal left
+            message = await receive()
+            left = left or message["type"] == "http.disconnect"
+            return message
 
         async def noted(message: Message) -> None:
             nonlocal said
             if message["type"] == "http.response.start":
                 said = str(message["status"])
+            elif message.get("body", b"").startswith(BROKE_OFF):
+                said = LEFT if left else "500"
             await send(message)
 
         try:
-            await self.app(scope, receive, noted)
-            end = said
+            await self.app(scope, heard, noted)
+            end = said or LEFT
         except asyncio.CancelledError:
-            end = said if said >= "400" else LEFT
+            end = LEFT
             raise
         finally:
             named = scope.get(MODEL)
             model = named.partition(":")[0] if isinstance(named, str) else ""  # an adapter counts as its base
             requests().inc(1, {"model_name": model if model in self.models else "", "status": end})
+            if model in self.price:
+                prices().set(self.price[model], {"model_name": model, "currency": self.currency})
 
 
 def page() -> str:

@@ -46,7 +46,7 @@ async function refusal(response) {
   const said = await response.json().then((body) => body.error?.message, () => null);
   const wait = response.headers.get("Retry-After");
   const first = SAID[response.status] ?? (said ? "" : `The endpoint answered with status ${response.status}.`);
-  return [first, said, wait && `Try again in ${wait}${THIN}s.`].filter(Boolean).join(" ");
+  return [first, said && `${said.replace(/\.$/, "")}.`, wait && `Try again in ${wait}${THIN}s.`].filter(Boolean).join(" ");
 }
 
 function words(error) {
@@ -109,6 +109,7 @@ class Answer {
     const body = make("div", {}, this.thought, this.said, this.problem);
     this.element = make("article", { className: blind ? "answer" : `answer ${role(model)}` }, this.title, body, this.figures, this.vote);
     this.element.setAttribute("aria-busy", "true");
+    this.show();
   }
 
   async listen(body, signal) {
@@ -152,10 +153,10 @@ class Answer {
     const price = page.settings.prices[this.model];
     const shown = {
       "First token": this.first && seconds((this.first - this.started) / 1000),
-      "Tokens per second": tokens > 1 && between_s > 0 && three((tokens - 1) / between_s),
+      "Tokens/s": tokens > 1 && between_s > 0 && three((tokens - 1) / between_s),
       Tokens: tokens || null,
       Time: this.first && seconds((this.latest - this.started) / 1000),
-      ...(price && { Cost: money(tokens * price) }),
+      ...(price && { Cost: tokens && money(tokens * price) }),
     };
     this.figures.replaceChildren(
       ...Object.entries(shown).map(([name, value]) =>
@@ -259,6 +260,7 @@ async function ask() {
   $("answers").replaceChildren(...answers.map((a) => a.element));
   $("below").hidden = true;
   $("told").replaceChildren();
+  $("answers").focus({ preventScroll: true }); // digits are votes from here on
   busy(true);
   const listen = (a) => a.listen(request(a.model, messages), page.stop.signal);
   if ($("in-turn").checked) for (const answer of answers) await listen(answer);
@@ -398,8 +400,8 @@ async function start() {
   try {
     offer((await json("/v1/models")).data.map((m) => m.id).sort((a, b) => RANK.indexOf(role(b)) - RANK.indexOf(role(a))));
     page.settings = await json("/v1/playground");
-    $("max_tokens").max = page.settings.max_tokens;
-    $("max_tokens").value = Math.min(256, page.settings.max_tokens);
+    for (const [name, value] of Object.entries(page.settings.sampling)) $(name).value = value;
+    $("max_tokens").max = page.settings.most_tokens;
     page.rows = await json("/v1/rows");
     const options = page.rows.map((row, i) => new Option(short(row.messages.at(-1).content), i));
     $("rows").replaceChildren(new Option("your own prompt", -1), ...options);

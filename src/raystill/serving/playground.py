@@ -39,26 +39,21 @@ def router(
         "X-Content-Type-Options": "nosniff",
     }
 
-    @made.get("/")
     def whole() -> HTMLResponse:
         return HTMLResponse(html, headers=headers)
 
-    @made.get("/v1/playground")
     def told() -> dict[str, Any]:
-        shown = {key: settings[key] for key in ("views", "currency")}
-        return {**shown, "prices": prices, "max_tokens": max_tokens}
+        shown = {key: settings[key] for key in ("views", "sampling", "currency")}
+        return {**shown, "prices": prices, "most_tokens": max_tokens}
 
-    @made.get("/v1/rows")
     def rows() -> list[dict[str, Any]]:
         with _stored():
             return rows_of(run, settings["split"])
 
-    @made.get("/v1/votes")
     def counted() -> dict[str, Any]:
         with _stored():
             return summary(votes.all())
 
-    @made.post("/v1/votes")
     def vote(one: Vote) -> dict[str, Any]:
         if mistake := one.mistake():
             raise HTTPException(400, mistake)
@@ -66,6 +61,9 @@ def router(
             votes.add(one)
             return summary(votes.all())
 
+    for path, answer in {"/": whole, "/v1/playground": told, "/v1/rows": rows, "/v1/votes": counted}.items():
+        made.get(path)(answer)
+    made.post("/v1/votes")(vote)
     return made
 
 

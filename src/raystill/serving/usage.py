@@ -15,7 +15,7 @@ def counted(body: bytes, request: dict[str, Any]) -> tuple[bytes, bool]:
     return json.dumps({**request, "stream_options": {**(options or {}), "include_usage": True}}).encode(), True
 
 
-class Meter:
+class Tally:
     """Counts one answer's tokens as its pieces pass."""
 
     def __init__(self, prompt: bytes, hidden: bool) -> None:

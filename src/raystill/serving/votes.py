@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raystill import storage
+from raystill.metrics.bootstrap import Interval
 from raystill.metrics.wilson import wilson
 
 MOST = 9
@@ -53,7 +54,7 @@ class Pair:
     ties: int
     right_better: int
     share: float
-    interval: tuple[float, float]
+    interval: Interval
 
 
 class Votes:
@@ -91,7 +92,7 @@ def pairs(votes: Iterable[Vote]) -> list[Pair]:
 def _pair(left: str, right: str, left_better: int, ties: int, right_better: int) -> Pair:
     n = left_better + ties + right_better
     share = (right_better + ties / 2) / n
-    return Pair(left, right, left_better, ties, right_better, share, tuple(wilson(share, n)))
+    return Pair(left, right, left_better, ties, right_better, share, wilson(share, n))
 
 
 def summary(votes: list[Vote]) -> dict[str, Any]:

@@ -6,22 +6,26 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from raystill import models, storage, tasks
-from raystill.artifacts import Artifact, Checkpoint, Table
-from raystill.errors import DataError
+from raystill.artifacts import ADAPTER, Artifact, Checkpoint, Table, decode, encode
+from raystill.errors import DataError, RecipeError
 from raystill.metrics.compare import Comparison, compare
 from raystill.metrics.judged import Vote, judged
 from raystill.provenance import provenance
 from raystill.recipe import Cut, Judge, Recipe
-from raystill.records import Answer, Load, Prompt, SuiteScore, Verdict
-from raystill.reporting import judgement
+from raystill.records import Answer, Load, Metric, Prompt, SuiteScore, Verdict
+from raystill.reporting import judgement, plain
 from raystill.reporting.card import card
 from raystill.reporting.findings import Findings, Judgement, Made, Model, Point, Role, Rolled, Said
+from raystill.reporting.junit import junit
 from raystill.reporting.page import page
 from raystill.reporting.summary import finite, source, summary, teacher_source
 from raystill.serving import votes
+
+ROWS = "rows.parquet"
+"""Values of single answers, in a report's folder."""
 
 
 class Round(Protocol):
@@ -81,12 +85,26 @@ def report(recipe: Recipe, made: Line) -> str:
     text = json.dumps(made_report, indent=2, ensure_ascii=False, allow_nan=False)
     storage.write(storage.join(folder, "report.json"), text.encode())
     storage.write(storage.join(folder, "report.html"), page(made_report, found).encode())
+    storage.write(storage.join(folder, ROWS), encode(Metric, found.comparison.per_row))
+    storage.write(storage.join(folder, "report.csv"), plain.as_csv(made_report).encode())
+    storage.write(storage.join(folder, "report.md"), plain.as_markdown(made_report).encode())
+    if made_report["gate"]:
+        storage.write(storage.join(folder, "gate.xml"), junit(recipe.name, made_report["gate"]).encode())
     if made_report["judge"]:
         storage.write(storage.join(folder, "judge.md"), judgement.table(made_report["judge"]).encode())
     for name in recipe.all_students():
         file = "MODEL_CARD.md" if recipe.student else f"MODEL_CARD-{name}.md"
         storage.write(storage.join(folder, file), card(made_report, found, name).encode())
     return folder
+
+
+def read(recipe: Recipe) -> tuple[dict[str, Any], list[Metric]]:
+    """The last report of a recipe, and its values of single answers. Raises RecipeError when there is none."""
+    folder = storage.join(recipe.root, "reports", recipe.name)
+    if not storage.exists(storage.join(folder, ROWS)):
+        raise RecipeError(f"'{recipe.name}' has no report under {recipe.root}; make it: raystill report RECIPE")
+    made: dict[str, Any] = json.loads(storage.read(storage.join(folder, "report.json")))
+    return made, list(decode(Metric, storage.read(storage.join(folder, ROWS)), folder))
 
 
 def gather(recipe: Recipe, made: Line) -> Findings:
@@ -153,6 +171,15 @@ def _suite(recipe: Recipe, made: Line, suited: Suited) -> Comparison | list[Suit
     )
 
 
+def metrics(recipe: Recipe, made: Line, name: str) -> tuple[dict[str, float], list[str]]:
+    """One model's metrics by name, with its seconds per answer at the first load, and why others are absent."""
+    answers = {name: list(made.answers[name].rows(Answer))}
+    comparison = _compared(recipe, made, list(made.prompts.rows(Prompt, recipe.evaluate.split)), answers)
+    first = next(made.loads[name].rows(Load))
+    found = {key: value.value for key, value in comparison.models[name].metrics.items()}
+    return found | {"seconds_per_answer": first.seconds_per_answer}, comparison.notes
+
+
 def _compared(recipe: Recipe, made: Line, prompts: list[Prompt], answers: Mapping[str, list[Answer]]) -> Comparison:
     references = set(made.prompts.column("reference", "train", "validation")) - {None}
     task = tasks.load(recipe.task, references)
@@ -177,7 +204,7 @@ def _behind_a_url(recipe: Recipe, made: Line) -> Iterator[Model]:
     if "teacher" in made.answers and "teacher" not in made.models:
         counts = made.answers["teacher"].counts
         answered = counts["rows"] - sum(counts["errors"].values())
-        paid, tokens = counts.get("cost"), counts.get("output_tokens")
+        paid, tokens = counts.get("cost"), counts["output_tokens"]
         each = paid / answered if answered and paid else None
         million = paid / tokens * 1e6 if tokens and paid else None
         yield Model("teacher", "teacher", teacher_source(recipe), None, None, [], each, million)
@@ -194,7 +221,7 @@ def _start(recipe: Recipe, name: str) -> str:
 def _weights_bytes(model: Checkpoint) -> int | None:
     """An adapter beside a model is merged into its weights, and no part of their size."""
     if model.manifest:
-        weights = (f for f in model.manifest.files if f.path.endswith(".safetensors") and "/adapter/" not in f.path)
+        weights = (f for f in model.manifest.files if f.path.endswith(".safetensors") and f"/{ADAPTER}/" not in f.path)
         return sum(f.bytes for f in weights) or None
     folder = Path(model.url)
     return sum(p.stat().st_size for p in folder.glob("*.safetensors")) or None if folder.is_dir() else None
@@ -270,6 +297,7 @@ def _said(prompts: list[Prompt], answers: Mapping[str, list[Answer]], comparison
             reference=p.reference,
             answers={name: texts[name, p.id] for name in answers if (name, p.id) in texts},
             right={name: right.get((name, p.id)) for name in answers},
+            columns=json.loads(p.columns),
         )
         for p in prompts
     ]

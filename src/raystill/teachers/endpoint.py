@@ -16,11 +16,12 @@ from raystill import chat, recipe
 from raystill.client import ATTEMPTS, LONGEST_WAIT_S, Client, Passing, Refused, Reply, RequestFailed, backoff_s, request
 from raystill.errors import OverBudget, RaystillError, RecipeError, StageError
 from raystill.rates import Breaker, Concurrency, Rate
-from raystill.records import Generation, Prompt
+from raystill.records import Generation, Message, Prompt
 from raystill.teachers import RowError, failure, generation
 
 FAILED_TRIES = 8
 """Single tries of an endpoint taken for down, before the run gives up: after five minutes of pauses."""
+PROBE_TOKENS = 16
 BYTES_PER_TOKEN = 4
 """For a first guess at a prompt's tokens; the endpoint's own count replaces it."""
 _REDIRECTS = "redirects, which is never followed, since the key would go along; give the final address as url"
@@ -168,6 +169,27 @@ class Endpoint:
         messages = chat.view(prompt.messages, self.teacher.system, self.teacher.examples)
         asked = request(self.endpoint.model, messages, s.max_tokens, s.temperature, **optional) | self.endpoint.extra
         return {k: v for k, v in asked.items() if v is not None}
+
+
+def probe(teacher: recipe.Teacher) -> None:
+    """Ask one short question, once. Raises RaystillError with what to do where no prompt would be answered."""
+    short = teacher.sampling.model_copy(update={"max_tokens": PROBE_TOKENS, "n": 1, "structured": None})
+    asked = Endpoint(teacher.model_copy(update={"sampling": short}), None)
+    question = Prompt("probe", None, [Message("user", "Hello.")], None, "", "", "train", None, "{}")
+
+    async def once() -> None:
+        try:
+            await asked.client.attempt(asked._request(question, 0))
+        finally:
+            await asked.aclose()
+
+    try:
+        asyncio.run(once())
+    except RequestFailed as e:
+        why = HOPELESS.get(e.status or 0, f"refuses a short question: {e}; check teacher.endpoint.extra")
+        raise StageError(f"{asked.host} {why}") from None
+    except Passing as e:
+        raise StageError(f"{asked.host} does not answer now ({e}); check teacher.endpoint.url, or try later") from None
 
 
 def key(endpoint: recipe.Endpoint) -> str | None:

@@ -15,8 +15,6 @@ from raystill import recipe
 from raystill.artifacts import Checkpoint
 from raystill.errors import ModelError, RecipeError
 
-FOLDER = "adapter"
-"""The adapter's own folder below the exported model's."""
 NAME = "default"
 
 

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from raystill import recipe, storage
-from raystill.artifacts import Checkpoint
+from raystill.artifacts import ADAPTER, Checkpoint
 from raystill.errors import RaystillError, StageError
 from raystill.training import (
     adapters,
@@ -367,7 +367,7 @@ def finish(worker: Worker, curve: list[dict[str, Any]], attempts: list[str], end
     if worker.rank == 0:
         with export.attempt(job.url) as (folder, name):
             if job.train.lora:
-                student, state = adapters.detach(student, state, folder / adapters.FOLDER, job.student)
+                student, state = adapters.detach(student, state, folder / ADAPTER, job.student)
             facts = export.save(student, job.student.folder(), folder, state)
             ids = micro.inputs["input_ids"][0].tolist()
             facts |= {"logits_difference": export.compare(folder, ids, logits_TV)}

@@ -1,0 +1,146 @@
+"""Runs on a Ray cluster that is there already: the same command as anywhere, as a job of Ray's Jobs API.
+
+A run is found by its metadata. Ray keeps every job's id for good, so each attempt has one of its own, NAME-1, NAME-2, …
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from raystill.errors import RecipeError, ResourceError, StageError
+from raystill.launch import follow
+from raystill.launch.follow import Look
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails, JobSubmissionClient
+
+T = TypeVar("T")
+RUN, RECIPE = "raystill-run", "raystill-recipe"
+"""Keys of a job's metadata: the run's name, and the hash of what it reads."""
+ENDED = {"SUCCEEDED": "done", "FAILED": "failed", "STOPPED": "failed"}
+PATIENCE_S = 120.0
+"""How long a person waits for a dashboard that is away."""
+AUTH = "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=…, as the cluster has it; or RAY_AUTH_TOKEN_PATH=FILE"
+
+
+class RayJobs:
+    """The jobs of one Ray cluster."""
+
+    def __init__(self, client: "JobSubmissionClient") -> None:
+        self.client = client
+        self.address = client.get_address()
+        self.where = f" --to ray --address {self.address}"
+
+    def submit(self, name: str, files: Mapping[str, str]) -> bool:
+        """Start a run, or find it going; True when it was started. Raises RecipeError when another recipe of its name goes."""
+        print_ = hashlib.sha256(json.dumps(dict(files), sort_keys=True).encode()).hexdigest()
+        while True:
+            before = self._attempts(name)
+            if before and before[-1].status.value not in ENDED:
+                if before[-1].metadata.get(RECIPE) == print_:
+                    return False
+                raise RecipeError(follow.CHANGED.format(name=name))
+            compute = " --compute compute.yaml" if "compute.yaml" in files else ""
+            with tempfile.TemporaryDirectory(prefix="raystill-") as folder:
+                for file, text in files.items():
+                    Path(folder, file).write_text(text, encoding="utf-8")
+                try:
+                    self.client.submit_job(
+                        entrypoint=f"raystill run recipe.yaml{compute}",
+                        submission_id=f"{name}-{_number(before[-1]) + 1 if before else 1}",
+                        runtime_env={"working_dir": folder},
+                        metadata={RUN: name, RECIPE: print_},
+                    )
+                except RuntimeError as e:
+                    if len(self._attempts(name)) == len(before):
+                        raise StageError(f"Ray did not take the job: {e}") from None
+                    continue  # somebody else's was faster
+            return True
+
+    def look(self, name: str) -> Look:
+        """The newest attempt."""
+        job = self._newest(name)
+        status = job.status.value
+        lines = [f"{job.submission_id}  {status}  {job.message or ''}".rstrip()]
+        state = ENDED.get(status, "going")
+        if state == "failed":
+            return Look("failed", lines, why=(job.message or status).strip())
+        return Look("done" if state == "done" else "going", lines)
+
+    def log(self, name: str) -> Iterator[str]:
+        """Whole lines that are new each time. Ray's own stream of a log was seen to end in silence."""
+        told, attempt = 0, self._newest(name).submission_id
+        while True:
+            whole = _patiently(lambda: self.client.get_job_logs(attempt)).splitlines(keepends=True)
+            lines = [line.rstrip("\n") for line in whole if line.endswith("\n")]
+            yield from (line or " " for line in lines[told:])
+            told = len(lines)
+            yield ""
+            time.sleep(follow.SILENCE_S)
+
+    def cancel(self, name: str) -> str:
+        """Stop the newest attempt and wait until it has."""
+        job = self._newest(name)
+        if not self.client.stop_job(job.submission_id):
+            return f"'{name}' had ended already: {job.status.value}"
+        while self._newest(name).status.value not in ENDED:
+            time.sleep(1)
+        return f"'{name}' is cancelled; what it had committed stays, and submitting again goes on from there"
+
+    def _attempts(self, name: str) -> list["JobDetails"]:
+        """Oldest first."""
+        jobs = [job for job in self._jobs() if (job.metadata or {}).get(RUN) == name]
+        return sorted(jobs, key=_number)
+
+    def _jobs(self) -> list["JobDetails"]:
+        """Those that were submitted, however long their dashboard is away."""
+        return [job for job in _patiently(self.client.list_jobs) if job.submission_id]
+
+    def _newest(self, name: str) -> "JobDetails":
+        attempts = self._attempts(name)
+        if not attempts:
+            there = {(job.metadata or {}).get(RUN) for job in self._jobs()} - {None}
+            known = ", ".join(sorted(map(str, there))) or "none"
+            raise RecipeError(f"no run '{name}' on {self.address}; there are: {known}; another cluster: --address URL")
+        return attempts[-1]
+
+
+def _patiently(ask: Callable[[], T]) -> T:
+    """The answer, asked for again while the dashboard is away. Raises ResourceError."""
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return ask()
+        except OSError as e:  # as requests' errors are
+            if time.monotonic() > until:
+                raise ResourceError(f"the Ray cluster has not answered for {PATIENCE_S:g} s: {e}") from None
+            time.sleep(1)
+
+
+def _number(job: "JobDetails") -> int:
+    return int(str(job.submission_id).rpartition("-")[2])
+
+
+def connect(address: str | None) -> RayJobs:
+    """The cluster whose dashboard has this address; by default what RAY_API_SERVER_ADDRESS or RAY_ADDRESS says.
+
+    Raises ResourceError when it does not answer, or refuses the token.
+    """
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    for variable in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
+        if address and os.environ.get(variable, address) != address:
+            raise ResourceError(f"{variable} is set, and Ray takes it over --address; type: unset {variable}")
+    where = address or "RAY_ADDRESS or on this machine"
+    try:
+        return RayJobs(JobSubmissionClient(address))
+    except AuthenticationError:
+        raise ResourceError(f"the Ray cluster at {where} wants a token; {AUTH}") from None
+    except (ConnectionError, RuntimeError, ValueError) as e:
+        raise ResourceError(f"no Ray cluster at {where}: {e}; type: --address http://HEAD:8265") from None

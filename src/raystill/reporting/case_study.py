@@ -1,0 +1,27 @@
+"""A published case study beside what was measured here: DeepSeek-V3 to Phi-4-mini on 50,000 support conversations, said to be
+illustrative by its authors (Azure's tutorial on distillation). Its five figures are a gate that a recipe may ask for."""
+
+from typing import Any
+
+from raystill.recipe import Bound
+from raystill.reporting.gate import decide
+
+PUBLISHED = {
+    "latency_ratio": ("Time per answer", 0.15, "max"),
+    "memory_ratio": ("Memory", 0.05, "max"),
+    "retention": ("Accuracy kept", 0.92, "min"),
+    "cost_ratio": ("Cost", 0.40, "max"),
+    "users_ratio": ("Users at once", 10.0, "min"),
+}
+"""By the gate's keys: a name, the published ratio of student to teacher, and which way is better."""
+
+
+def case_study(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Its lines: name, published and measured ratio of the first student; empty when nothing was measured."""
+    if not report["student"]:
+        return []
+    found = []
+    for key, (name, ratio, better) in PUBLISHED.items():
+        seen = decide(report["student"], key, Bound.model_validate({better: ratio}), report)
+        found.append({"key": key, "name": name, "published": ratio, "measured": seen.value, "verdict": seen.verdict})
+    return found if any(line["measured"] is not None for line in found) else []
