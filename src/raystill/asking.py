@@ -44,6 +44,8 @@ class View:
     examples: Sequence[recipe.Turn]
     max_tokens: int
     temperature: float
+    logprobs: bool = False
+    """Whether it tells the probabilities of its tokens."""
 
     def messages(self, prompt: Prompt) -> list[Message]:
         """The prompt as this model sees it."""
@@ -100,8 +102,9 @@ async def ask(
 
 async def _ask_one(client: Client, view: View, prompt: Prompt, retry: bool) -> Asked:
     asked = (view.model, view.messages(prompt), view.max_tokens, view.temperature)
+    more: dict[str, Any] = {"logprobs": True} if view.logprobs else {}
     try:
-        return Asked(prompt, await (client.chat(*asked) if retry else client.attempt(request(*asked))))
+        return Asked(prompt, await (client.chat(*asked, **more) if retry else client.attempt(request(*asked, **more))))
     except (RequestFailed, Passing) as e:
         return Asked(prompt, None, str(e))
 

@@ -248,6 +248,19 @@ def serve(
 
 
 @app.command()
+def threshold(
+    recipe: RecipePath,
+    accuracy: Annotated[
+        float, typer.Option(help="What student and teacher together shall reach, 0 to 1.", min=0, max=1)
+    ],
+) -> None:
+    """Measure serve.fallback.below on validation rows: the probability below which the teacher should answer."""
+    from raystill import live
+
+    typer.echo(live.threshold(recipe, accuracy))
+
+
+@app.command()
 def chat(
     recipe: RecipePath,
     model: Annotated[str, typer.Option(help="Which model to talk to.")] = "student",

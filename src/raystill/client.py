@@ -15,7 +15,7 @@ import math
 import random
 import ssl
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from types import TracebackType
@@ -71,6 +71,8 @@ class Reply:
     reasoning: str | None = None
     tool_calls: str | None = None
     """A JSON list, as in a message."""
+    probability: float | None = None
+    """Its tokens' mean probability, where the request asked for `logprobs`."""
 
 
 class Passing(Exception):
@@ -143,7 +145,7 @@ class Client:
 
     async def attempt(self, asked: dict[str, Any]) -> Reply:
         """One attempt at a request, without a second. Raises Passing, RequestFailed or Refused."""
-        answer = _Partial()
+        answer = Partial()
         try:
             async with asyncio.timeout(self.timeout_s):
                 async for chunk in self._chunks(asked):
@@ -237,7 +239,22 @@ def _is_chunk(value: Any) -> bool:
     return (
         counted
         and isinstance(choices, list)
-        and all(isinstance(c, dict) and _is_text(c.get("finish_reason")) and _is_delta(c.get("delta")) for c in choices)
+        and all(
+            isinstance(c, dict)
+            and _is_text(c.get("finish_reason"))
+            and _is_delta(c.get("delta"))
+            and _is_logprobs(c.get("logprobs"))
+            for c in choices
+        )
+    )
+
+
+def _is_logprobs(value: Any) -> bool:
+    if not value:
+        return True
+    tokens = (value.get("content") or []) if isinstance(value, dict) else None
+    return isinstance(tokens, list) and all(
+        isinstance(t, dict) and isinstance(t.get("logprob"), int | float) and t["logprob"] < 1 for t in tokens
     )
 
 
@@ -266,13 +283,9 @@ def request(
     model: str, messages: Sequence[Message], max_tokens: int, temperature: float = 0.0, **sampling: Any
 ) -> dict[str, Any]:
     """The body of a request for one streamed answer."""
-    asked = [{k: v for k, v in asdict(m).items() if v is not None and k != "reasoning"} for m in messages]
-    for message in asked:
-        if "tool_calls" in message:
-            message["tool_calls"] = json.loads(message["tool_calls"])
     return {
         "model": model,
-        "messages": asked,
+        "messages": as_sent(messages),
         "max_tokens": max_tokens,
         "temperature": temperature,
         "stream": True,
@@ -281,13 +294,28 @@ def request(
     }
 
 
+def as_sent(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages in OpenAI's form."""
+    sent = [{k: v for k, v in asdict(m).items() if v is not None and k != "reasoning"} for m in messages]
+    for message in sent:
+        if "tool_calls" in message:
+            message["tool_calls"] = json.loads(message["tool_calls"])
+    return sent
+
+
+def probability(tokens: Sequence[Mapping[str, Any]]) -> float | None:
+    """The mean probability that a model gave its tokens, by their `logprob`; None without any."""
+    return sum(math.exp(token["logprob"]) for token in tokens) / len(tokens) if tokens else None
+
+
 @dataclass
-class _Partial:
+class Partial:
     """An answer while its chunks come."""
 
     text: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     calls: dict[int, dict[str, Any]] = field(default_factory=dict)
+    tokens: list[dict[str, Any]] = field(default_factory=list)
     finish_reason: str | None = None
     usage: dict[str, int] | None = None
     ttft_s: float = 0.0
@@ -315,6 +343,7 @@ class _Partial:
             self.ttft_s = self.ttft_s or time.perf_counter() - self.started
         if choices := chunk.get("choices"):
             self.finish_reason = choices[0].get("finish_reason") or self.finish_reason
+            self.tokens += (choices[0].get("logprobs") or {}).get("content") or []
 
     def _call(self, index: int, call: dict[str, Any]) -> None:
         """A tool call comes in pieces: its id and name first, its arguments bit by bit."""
@@ -338,6 +367,7 @@ class _Partial:
             elapsed_s=elapsed_s,
             reasoning="".join(self.reasoning) or None,
             tool_calls=json.dumps([self.calls[i] for i in sorted(self.calls)]) if self.calls else None,
+            probability=probability(self.tokens),
         )
 
 

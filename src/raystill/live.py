@@ -98,6 +98,17 @@ def measure(path: str, name: str) -> tuple[dict[str, float], list[str]]:
     return report.metrics(recipe, made, name)
 
 
+def threshold(path: str, accuracy: float) -> str:
+    """Measure from which probability on a student's answers are good enough, and say it."""
+    from raystill import threshold as cascade
+
+    recipe = recipe_file.load(path).recipe
+    models, _ = _checkpoints(recipe, _newest(path, recipe, ()))
+    with _shown(recipe) as (progress, stopping):
+        found = cascade.threshold(recipe, models, accuracy, progress, stopping)
+    return f"\n{found.text()}"
+
+
 def serve(path: str, port: int | None, only: Sequence[str] = (), follow: bool = False) -> None:
     """Host a recipe's models, or some of them, until Ctrl-C, printing how to ask them; `follow` changes them when a run has
     made new ones."""
@@ -106,7 +117,7 @@ def serve(path: str, port: int | None, only: Sequence[str] = (), follow: bool = 
     with (
         _shown(recipe) as (progress, stopping),
         _hosting(recipe, progress, stopping) as context,
-        _served(path, recipe, made, context, port, follow) as endpoint,
+        _served(path, recipe, made, context, port, follow, pipeline.routing(recipe, made)) as endpoint,
     ):
         from raystill.stages.serve import usage
 
@@ -222,7 +233,13 @@ def _hosting(recipe: Recipe, progress: Lines | Screen, stopping: threading.Event
 
 @contextlib.contextmanager
 def _served(
-    path: str, recipe: Recipe, made: Mapping[str, str], context: Context, port: int | None, changes: bool = False
+    path: str,
+    recipe: Recipe,
+    made: Mapping[str, str],
+    context: Context,
+    port: int | None,
+    changes: bool = False,
+    routing: Mapping[str, Any] = {},
 ) -> Iterator[Any]:
     from raystill.stages import serve as stage
 
@@ -230,7 +247,7 @@ def _served(
     finish_s = recipe.serve.timeout_s if changes else stage.STOP_S
     page, run = pipeline.playground(recipe, made), newest(recipe, path)
     with stage.serve(
-        models, recipe.serve, context, own=own, port=port, finish_s=finish_s, page=page, run=run
+        models, recipe.serve, context, own=own, port=port, finish_s=finish_s, page=page, run=run, routing=routing
     ) as endpoint:
         yield endpoint
 

@@ -742,17 +742,34 @@ def view_of(recipe: Recipe, name: str) -> tuple[str | None, list[Turn]]:
 def playground(recipe: Recipe, models: Iterable[str]) -> dict[str, Any]:
     """What the page of an endpoint is told of a recipe, in plain values: how each model is asked, what the machine costs,
     and where votes are kept."""
-    views = {name: view_of(recipe, name) for name in models}
     return {
         "votes": votes.place(recipe.root, recipe.name),
         "split": recipe.evaluate.split,
         "sampling": {key: getattr(recipe.evaluate, key) for key in ("temperature", "max_tokens")},
-        "views": {
-            n: {"system": said, "examples": [e.model_dump() for e in shown]} for n, (said, shown) in views.items()
-        },
+        "views": _views(recipe, models),
         "machine_hour": recipe.prices.machine_hour,
         "currency": recipe.prices.currency,
     }
+
+
+def routing(recipe: Recipe, models: Iterable[str]) -> dict[str, Any]:
+    """What an endpoint is told of who answers whom and what is kept, in plain values; empty where the recipe says nothing."""
+    serve = recipe.serve
+    if not (serve.compare or serve.canary or serve.fallback or serve.capture):
+        return {}
+    return {
+        **serve.model_dump(include={"public_name", "compare", "fallback", "capture"}),
+        "arms": recipe.arms(),
+        "student": recipe.fallback_student(),
+        "views": _views(recipe, models),
+        "task": recipe.task.model_dump(exclude_unset=True),
+        "prices": recipe.prices.model_dump(),
+    }
+
+
+def _views(recipe: Recipe, models: Iterable[str]) -> dict[str, Any]:
+    views = {name: view_of(recipe, name) for name in models}
+    return {n: {"system": said, "examples": [e.model_dump() for e in shown]} for n, (said, shown) in views.items()}
 
 
 def point(recipe: Recipe, made: Line) -> None:

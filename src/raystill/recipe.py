@@ -838,6 +838,43 @@ class Evaluate(Block):
     resamples: int = setting(2000, "bootstrap resamples behind each interval", "two digits", identity=False, ge=100)
 
 
+class Fallback(Block):
+    """The student answers first, and the teacher where the student's answer is not good enough."""
+
+    student: Name | None = setting(None, "who answers first", "the only student")
+    check: bool = setting(True, "whether an answer that fails the task's check goes to the teacher", "it is of no use")
+    below: float | None = setting(
+        None, "mean probability of an answer's tokens below which the teacher answers; `raystill threshold` measures it",
+        "the check alone", gt=0, lt=1,
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _asks_the_teacher(self) -> Self:
+        if not self.check and self.below is None:
+            raise ValueError("'fallback' never asks the teacher without 'check' and 'below'; e.g. below: 0.8")
+        return self
+
+
+class Capture(Block):
+    """Requests that are kept to learn from, where their sender says so."""
+
+    to: str = required("folder or s3:// prefix, which data.train may name", min_length=1)
+    redact: list[str] = setting(
+        [],
+        "regular expressions of what else is taken out",
+        "e-mail addresses, phone and card numbers and keys always are",
+    )
+
+    @model_validator(mode="after")
+    def _can_be_found(self) -> Self:
+        for pattern in self.redact:
+            try:
+                re.compile(pattern)
+            except re.error as e:
+                raise ValueError(f"'redact' has a wrong regular expression: {e}; mend it, in single quotes") from None
+        return self
+
+
 class Replicas(Block):
     """How many engines of a model there are, in Ray Serve's own words."""
 
@@ -913,6 +950,31 @@ class Serve(Block):
     allow_origins: list[Annotated[str, Field(pattern=r"^https?://[\w.-]+(:\d+)?$")]] = setting(
         [], "web pages that browsers let ask, e.g. [https://app.example.com]", "none", identity=False
     )
+    compare: bool = setting(
+        False, "answer POST /v1/compare, which asks several models at once", "one request costs as much as several",
+        identity=False,
+    )  # fmt: skip
+    public_name: Name = setting(
+        "auto", "the model name under which canary and fallback choose who answers", "says that the endpoint chooses",
+        identity=False,
+    )  # fmt: skip
+    canary: dict[Name, Annotated[float, Field(gt=0, le=1)]] = setting(
+        {}, "share of users under the public name by model, e.g. {student: 0.1}; the teacher has the rest",
+        "who asks names a model", identity=False,
+    )  # fmt: skip
+    fallback: Fallback | None = setting(
+        None, "under the public name, the teacher where the student's answer is not good enough", "who asks names a model",
+        identity=False,
+    )  # fmt: skip
+    capture: Capture | None = setting(None, "requests to keep, where their sender says so", "none", identity=False)
+
+    @model_validator(mode="after")
+    def _shares_of_one(self) -> Self:
+        if (total := sum(self.canary.values())) > 1 + 1e-9:
+            raise ValueError(
+                f"the shares of 'canary' sum to {total:g}, more than all users; e.g. canary: {{student: 0.1}}"
+            )
+        return self
 
     def replicas_of(self, model: str) -> Replicas:
         """How many engines host a model."""
@@ -1190,6 +1252,30 @@ class Recipe(Block):
         return self
 
     @model_validator(mode="after")
+    def _routes_to_models(self) -> Self:
+        serve, there = self.serve, self.model_names()
+        if gone := set(serve.canary) - set(there):
+            raise ValueError(f"serve.canary names no model of this recipe: {gone.pop()}; there are: {', '.join(there)}")
+        if serve.public_name in there:
+            raise ValueError(
+                f"serve.public_name '{serve.public_name}' is a model's own name; choose another, e.g. auto"
+            )
+        hosted = self.teacher.model or self.teacher.recipe
+        if not hosted and ("teacher" in self.arms() or serve.fallback):
+            raise ValueError(
+                f"serve.canary and serve.fallback ask a hosted teacher, and a '{self.teacher.kind}' teacher has no weights "
+                "here; give canary shares that sum to 1, or name a teacher.model"
+            )
+        if serve.fallback and self.fallback_student() not in self.all_students():
+            raise ValueError(f"serve.fallback.student must be one of: {', '.join(self.all_students())}")
+        if serve.fallback and self.fallback_student() not in self.arms():
+            raise ValueError(
+                f"serve.canary gives {self.fallback_student()} no share, so its fallback never answers; give it one, or remove "
+                "serve.fallback"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _replicas_of_its_models(self) -> Self:
         asked, there = self.serve.replicas, self.model_names()
         if isinstance(asked, dict) and (gone := asked.keys() - set(there)):
@@ -1211,6 +1297,20 @@ class Recipe(Block):
         """All that a run may compare and host: the teacher, each student before training, and each student."""
         students = self.all_students()
         return ["teacher", *(["baseline"] if self.student else (f"{name}-baseline" for name in students)), *students]
+
+    def arms(self) -> dict[str, float]:
+        """Who answers under serve.public_name, with shares of 1; empty where nobody does."""
+        shares = dict(self.serve.canary)
+        if not shares:
+            return {self.fallback_student(): 1.0} if self.serve.fallback else {}
+        if (rest := 1 - sum(shares.values())) > 1e-9:
+            shares["teacher"] = shares.get("teacher", 0.0) + rest
+        return shares
+
+    def fallback_student(self) -> str:
+        """Whom the teacher stands behind; empty where several students could be meant."""
+        asked, students = self.serve.fallback, list(self.all_students())
+        return asked.student if asked and asked.student else students[0] if len(students) == 1 else ""
 
     def train_for(self, student: Student) -> Train:
         """`train` with this student's own changes, validated."""

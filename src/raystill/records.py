@@ -134,6 +134,16 @@ class Answer(Record):
 
 
 @dataclass(frozen=True)
+class Sure(Record):
+    """What a model said to one prompt, and the mean probability that it gave its tokens."""
+
+    SCHEMA: ClassVar[int] = 1
+    id: str
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True)
 class Load(Record):
     """One measurement of a served model under a stated load. Times are medians over requests unless named p95 or p99.
 

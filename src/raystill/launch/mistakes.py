@@ -22,7 +22,7 @@ AT: Loc = ("compute", "kubernetes")
 def mistakes(located: Located) -> list[Problem]:
     """All of them: the recipe's own, then those of running it where this machine's files are not."""
     found = check(located, gpu=True)
-    for look in (_root, _models, _keys, _names, _images, _variables, _sizes):
+    for look in (_root, _models, _keys, _names, _images, _variables, _sizes, _routes):
         found += look(located)
     return found
 
@@ -180,3 +180,16 @@ def _sizes(located: Located) -> Iterator[Problem]:
     if not any(group.least for group in served):
         said = "when every student sleeps no pod is left that the endpoint itself could answer from"
         yield Problem(located.where("serve", "replicas"), said, "min_replicas: 1 for one of them")
+
+
+def _routes(located: Located) -> Iterator[Problem]:
+    """A public name behind which a model stands that a RayService does not host."""
+    recipe = located.recipe
+    asked = {*recipe.arms(), *(["teacher"] if recipe.serve.fallback else [])}
+    if gone := asked - set(recipe.all_students()):
+        yield Problem(
+            located.where("serve", "fallback" if recipe.serve.fallback else "canary"),
+            f"{', '.join(sorted(gone))} shall answer under '{recipe.serve.public_name}', and the cluster's endpoint hosts "
+            f"{', '.join(recipe.all_students())} alone",
+            "canary shares of students that sum to 1, or none of this here",
+        )

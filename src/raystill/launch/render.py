@@ -159,6 +159,7 @@ def _application(recipe: Recipe) -> Doc:
         "finish_s": serve.timeout_s,
         **limits(serve),
         "playground": pipeline.playground(recipe, recipe.all_students()),
+        "routing": pipeline.routing(recipe, recipe.all_students()),
     }
     application = {"name": "raystill", "route_prefix": "/", "import_path": "raystill.serving.app:build", "args": args}
     timeout_s = serve.timeout_s + LATE_S

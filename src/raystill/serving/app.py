@@ -30,10 +30,12 @@ from raystill import artifacts, energy, engine, memory, staging, storage
 from raystill.artifacts import Checkpoint
 from raystill.errors import ResourceError, StorageError
 from raystill.serving import keys, metrics, playground
+from raystill.serving.capture import CONSENT
 from raystill.serving.failures import KINDS, in_openais_form
 from raystill.serving.guard import RETRY_AFTER, Bounds, Guard
+from raystill.serving.ingress import Ingress
 from raystill.serving.keys import KEY
-from raystill.serving.waking import WakingIngress
+from raystill.serving.routing import Routing
 
 ROUTES = {
     "models": lambda app: app.get("/v1/models"),
@@ -41,6 +43,8 @@ ROUTES = {
     "completions": lambda app: app.post("/v1/completions"),
     "chat": lambda app: app.post("/v1/chat/completions"),
 }
+COMPARE = {"compare": lambda app: app.post("/v1/compare")}
+STATS = {"stats": lambda app: app.get("/v1/routing")}
 CONSTRUCTIONS = 2
 """Attempts to start a replica before the deployment fails: a broken model should say so in a minute, not in twenty."""
 REFUSING = 1024
@@ -147,6 +151,7 @@ def build(args: dict[str, Any]) -> serve.Application:
     one which goes may take for answers it has begun; and key, None where only keys_file's open. A RayService's args lie in its
     manifest, so they hold no key, which the pods' environment does, and instead of places `runs`, which names them. With
     `playground`, which is pipeline.playground's, there is a page; it finds the run's artifacts in `made` or, again, `runs`.
+    `routing` is pipeline.routing's, empty where a request gets the model that it names and nothing else.
     Raises ResourceError when there is no key where one is needed, StorageError for a model that is gone.
 
     Deployed over a running one it changes that: what stays as it was is left alone.
@@ -167,7 +172,9 @@ def build(args: dict[str, Any]) -> serve.Application:
     hosts = {name: model for model in models for name in model.names()}
     idle_s = {name: idle for name, model in hosts.items() if (idle := model.idle_s()) is not None}
     app = _fastapi(args)
-    ingress = make_fastapi_ingress(WakingIngress, endpoint_map=ROUTES, app=app)
+    routing = _routing(args, hosts)
+    routes = {**ROUTES, **(COMPARE if routing.compare else {}), **(STATS if args.get("routing") else {})}
+    ingress = make_fastapi_ingress(Ingress, endpoint_map=routes, app=app)
     options = {
         "num_replicas": 1,
         "max_ongoing_requests": _in_flight(args) + REFUSING,
@@ -180,6 +187,7 @@ def build(args: dict[str, Any]) -> serve.Application:
         llm_deployments={name: servers[model.name] for name, model in hosts.items()},
         model_cards={name: to_model_metadata(name, configs[model.name]) for name, model in hosts.items()},
         idle_s=idle_s,
+        routing=routing,
     )
     return _pinned(bound, {**shared, "hosts": {name: model.name for name, model in hosts.items()}, "idle_s": idle_s})
 
@@ -216,10 +224,10 @@ def _fastapi(args: dict[str, Any]) -> FastAPI:
     bounds = Bounds(args["max_body_bytes"], args["max_tokens"], args["timeout_s"], _in_flight(args))
     app.add_middleware(Guard, keys=keys.known(args["key"], args["keys_file"]), bounds=bounds)
     if args["allow_origins"]:
-        told = ["Authorization", "Content-Type"]
+        told = ["Authorization", "Content-Type", CONSENT]
         app.add_middleware(CORSMiddleware, allow_origins=args["allow_origins"], allow_methods=["*"], allow_headers=told)
     names, page = [model["name"] for model in args["models"]], args.get("playground")
-    made = json.loads(storage.read(args["runs"])) if "runs" in args else args.get("made", {})
+    made = _made(args)
     prices = playground.prices_of(made, page["machine_hour"], names) if page else {}
     app.add_middleware(metrics.Counted, models=names, price=prices, currency=page["currency"] if page else "")
     app.get("/health")(health)
@@ -227,6 +235,17 @@ def _fastapi(args: dict[str, Any]) -> FastAPI:
     if page:
         app.include_router(playground.router(page, made, prices, args["max_tokens"]))
     return app
+
+
+def _made(args: dict[str, Any]) -> dict[str, str]:
+    """The run's artifacts by name."""
+    made: dict[str, str] = json.loads(storage.read(args["runs"])) if "runs" in args else args.get("made", {})
+    return made
+
+
+def _routing(args: dict[str, Any], hosts: Mapping[str, Model]) -> Routing:
+    told = args.get("routing")
+    return Routing.of(told, hosts, _made(args)["prepare"]) if told else Routing()
 
 
 def health() -> dict[str, str]:

@@ -22,13 +22,14 @@ KINDS = (HTTPException, OpenAIHTTPException, RequestValidationError, RayError, R
 
 def in_openais_form(_request: Request, error: Exception) -> JSONResponse:
     """The answer to a request that failed."""
-    status, message, headers = _said(error)
+    status, message, headers = said(error)
     if status in (429, 503):
         headers = {"Retry-After": RETRY_AFTER, **headers}
     return JSONResponse(form(status, message), status, headers)
 
 
-def _said(error: Exception) -> tuple[int, str, dict[str, str]]:
+def said(error: Exception) -> tuple[int, str, dict[str, str]]:
+    """Status, words and headers for a failure."""
     if isinstance(error, HTTPException):
         return error.status_code, str(error.detail), dict(error.headers or {})
     if isinstance(error, OpenAIHTTPException) and error.status_code < 500:

@@ -14,7 +14,7 @@ from raystill.artifacts import Outcome, Table, write_part
 from raystill.asking import Asked, Endpoint, View, ask, check, choose
 from raystill.client import Client
 from raystill.context import Context
-from raystill.records import Answer, Prompt
+from raystill.records import Answer, Prompt, Sure
 from raystill.teachers import paid
 
 VERSION = 1
@@ -38,6 +38,26 @@ def answer(
     context.progress.start(context.label, len(chosen), "answers")
     asked = asyncio.run(_answer_all(endpoint, view, chosen, config.concurrency, context))
     return _outcome(config, [_row(name, a) for a in asked], context)
+
+
+def sure(
+    config: recipe.Evaluate,
+    name: str,
+    system: str | None,
+    examples: Sequence[recipe.Turn],
+    endpoint: Endpoint,
+    prompts: Table,
+    context: Context,
+) -> Outcome:
+    """As `answer`, with the mean probability of each answer's tokens; an answer without any is left out."""
+    chosen = choose(prompts, config)
+    view = View(name, system, examples, config.max_tokens, config.temperature, logprobs=True)
+    context.progress.start(context.label, len(chosen), "answers")
+    asked = asyncio.run(_answer_all(endpoint, view, chosen, config.concurrency, context))
+    replies = [(a.prompt.id, a.reply) for a in asked if a.reply]
+    rows = [Sure(row, r.text, r.probability) for row, r in replies if r.probability is not None]
+    rows.sort(key=lambda row: row.id)
+    return Outcome("sure", [write_part(context.url, config.split, Sure, rows)], Sure.SCHEMA, {"rows": len(rows)})
 
 
 def answer_paid(

@@ -43,6 +43,7 @@ class Endpoint:
     finish_s: float
     page: Mapping[str, Any] | None = None
     run: Mapping[str, str] = field(default_factory=dict)
+    routing: Mapping[str, Any] = field(default_factory=dict)
 
     def stats(self) -> dict[str, dict[str, int]]:
         """Per model the bytes of its weights and the peak memory of its server's processes so far."""
@@ -75,12 +76,13 @@ def serve(
     finish_s: float = STOP_S,
     page: Mapping[str, Any] | None = None,
     run: Mapping[str, str] = {},
+    routing: Mapping[str, Any] = {},
 ) -> Iterator[Endpoint]:
     """Host models until the block is left; `port` replaces the recipe's, 0 is a free one.
 
     `own` holds arguments of single models' servers, which go before serve.engine's. `finish_s` is how long an engine that
     goes may take for answers it has begun: serve.timeout_s where models are replaced. `page` is what the playground is told,
-    without which there is none, and `run` names the run's artifacts for it.
+    without which there is none, `routing` pipeline.routing's, and `run` names the run's artifacts for both.
 
     Raises ResourceError for a taken port or too small a cluster, RecipeError for an open address without a key and
     StageError when a model does not start.
@@ -104,7 +106,7 @@ def serve(
             http_options={"host": config.host, "port": bound, "request_timeout_s": config.timeout_s + LATE_S},
             logging_config={"enable_access_log": False},
         )
-        endpoint = Endpoint(f"http://{config.host}:{bound}", key, models, made, finish_s, page, run)
+        endpoint = Endpoint(f"http://{config.host}:{bound}", key, models, made, finish_s, page, run, routing)
         _deploy(endpoint, config, context)
         yield endpoint
     finally:
@@ -165,6 +167,7 @@ def _deploy(endpoint: Endpoint, config: recipe.Serve, context: Context) -> None:
         "surge_percent": 100,
         "finish_s": endpoint.finish_s,
         "playground": endpoint.page and {**endpoint.page, "votes": _absolute(endpoint.page["votes"])},
+        "routing": _routed(endpoint.routing),
         "made": {name: _absolute(url) for name, url in endpoint.run.items()},
         **limits(config),
     }
@@ -268,6 +271,11 @@ def _place(model: Checkpoint, elsewhere: bool) -> dict[str, str]:
         return {"url": model.place(), "fingerprint": model.fingerprint}
     folder = model.folder()
     return {"folder": _absolute(folder) if Path(folder).is_dir() else folder}
+
+
+def _routed(routing: Mapping[str, Any]) -> dict[str, Any]:
+    kept = routing.get("capture")
+    return {**routing, "capture": {**kept, "to": _absolute(kept["to"])}} if kept else dict(routing)
 
 
 def _absolute(url: str) -> str:

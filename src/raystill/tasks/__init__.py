@@ -96,6 +96,15 @@ def load(task: recipe.Task, references: Collection[str]) -> Task:
     return made
 
 
+READ = frozenset({"classification", "nli", "moderation", "math"})
+"""Kinds whose answers are read down to a label or a value."""
+
+
+def reads(task: recipe.Task) -> bool:
+    """Whether two answers can be compared by what `parse` reads out of them; else they are free text."""
+    return task.kind in READ or task.parse is not None
+
+
 COUNTED = {"refusals"}
 """Values of `score` of which neither more nor less is better."""
 
