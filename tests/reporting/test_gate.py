@@ -62,6 +62,9 @@ def test_the_rows_that_would_decide_bring_the_intervals_end_to_the_bound() -> No
     assert "300 more test rows" in made.why
     below = gate.decide("student", "retention", Bound(min=0.92), figures(0.88, 0.91, 0.93))
     assert below.rows_more == 300
+    touching = gate.decide("student", "retention", Bound(min=0.92), figures(0.88, 0.90, 0.92))
+    assert (touching.verdict, touching.rows_more) == ("inconclusive", 1)
+    assert touching.why == "about 1 more test row would decide", "the interval's end lies on the bound, not the value"
     on_it = gate.decide("student", "retention", Bound(min=0.92), figures(0.90, 0.92, 0.94))
     assert on_it.rows_more is None and "no number of rows" in on_it.why
 

@@ -74,7 +74,7 @@ def decide(student: str, key: str, bound: Bound, report: Report) -> Decision:
         return Decision(*told, FAIL, "the whole interval misses it")
     more = _rows_more(value, interval, bound, rows)
     said = (
-        f"about {more:,} more test rows would decide"
+        f"about {more:,} more test row{'s' if more > 1 else ''} would decide"
         if more
         else "the value lies on the bound: no number of rows decides"
     )
@@ -85,7 +85,7 @@ def _rows_more(value: float, interval: list[float], bound: Bound, rows: int) -> 
     """Rows to add until the end of the interval that crosses a bound only reaches it, the farther-reaching bound counting."""
     needed = []
     for at in (bound.min, bound.max):
-        if at is None or not interval[0] < at < interval[1]:
+        if at is None or not interval[0] <= at <= interval[1]:
             continue
         if value == at:
             return None
