@@ -59,7 +59,7 @@ bench-serve: $(READY)  ## our endpoint against vllm serve, evaluate against a ba
 bench-train: $(READY)  ## training against bare DeepSpeed, torchrun and TRL (about half an hour on two cores)
 	@$(BIN)/python bench/train.py
 
-bench-cluster: $(READY)  ## three Ray nodes that lose one, a driver of 200 stages, how fast plan answers (needs root; about 10 minutes)
+bench-cluster: $(READY)  ## three Ray nodes that lose one, a driver of 200 stages, a plan beside its run (needs root; about 20 minutes)
 	@$(BIN)/python bench/cluster.py
 
 lock: $(READY)  ## resolve the versions anew

@@ -29,20 +29,26 @@ PLAN = (
 
 
 def main() -> None:
+    """The table, then one JSON line."""
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else None
+    print(json.dumps(figures(folder)))
+
+
+def figures(folder: Path | None = None) -> dict[str, float]:
+    """What was found, after a table; what is in `folder` already is not made again."""
     plan_ms = 1000 * min(cpu_s(PLAN.format(path=str(LARGEST))) for _ in range(3))
-    with tempfile.TemporaryDirectory(prefix="raystill-plan-") as folder:
-        predicted, measured_tokens, measured_s = demo(Path(sys.argv[1] if len(sys.argv) > 1 else folder))
+    with tempfile.TemporaryDirectory(prefix="raystill-plan-") as scratch:
+        predicted, measured_tokens, measured_s = demo(folder or Path(scratch))
     tokens = sum(c.tokens.likely for c in predicted.costs if c.stage in ("generate", "train student"))
     seconds = 3600 * predicted.hours.likely
     print(printed.estimate(predicted))
     print(f"\ntokens: predicted {tokens:,.0f}, measured {measured_tokens:,.0f}")
     print(f"time: predicted {seconds:.0f} s, measured {measured_s:.0f} s")
-    figures = {
+    return {
         "plan_ms": round(plan_ms),
         "predicted_over_measured_tokens": round(tokens / measured_tokens, 3),
         "predicted_over_measured_hours": round(seconds / measured_s, 3),
     }
-    print(json.dumps(figures))
 
 
 def demo(folder: Path) -> tuple[costs.Estimate, float, float]:

@@ -9,7 +9,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
-from raystill import recipe_file
+from raystill import recipe_file, storage
 from raystill.recipe import Recipe, Serve, Teacher, Train
 from raystill.recipe_file import RecipeProblems
 
@@ -30,6 +30,11 @@ def written(folder: Path, text: str) -> str:
 
 def test_five_lines_are_enough(tmp_path: Path) -> None:
     assert recipe_file.load(written(tmp_path, FIVE)).recipe.name == "support"
+
+
+def test_a_recipe_on_a_store_is_read_there(s3: str) -> None:
+    storage.put_if_absent(f"{s3}/recipe.yaml", FIVE.encode())
+    assert recipe_file.load(f"{s3}/recipe.yaml").recipe.name == "support"
 
 
 @pytest.mark.parametrize(

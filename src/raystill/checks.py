@@ -42,7 +42,7 @@ from raystill.recipe import (
     Train,
 )
 from raystill.recipe_file import Loc, Located, mistakes
-from raystill.reporting.gate import RATIOS
+from raystill.reporting.gate import RATIOS, SHARES
 from raystill.serving import keys
 from raystill.stages import prepare, suite
 from raystill.tasks import own
@@ -560,8 +560,8 @@ def _gate(located: Located) -> Iterator[Problem]:
         missing, what, fix = lacks.get(key, (False, "", ""))
         if missing:
             yield Problem(located.where("gate", key), f"{key}: {what}", fix)
-        elif key not in (*RATIOS, "retention", AGREEMENT) and known and key not in known:
-            told = ", ".join(("retention", *RATIOS, AGREEMENT, *known))
+        elif key not in (*RATIOS, *SHARES, AGREEMENT) and known and key not in known:
+            told = ", ".join((*SHARES, *RATIOS, AGREEMENT, *known))
             yield Problem(
                 located.where("gate", key), f"task {recipe.task.kind} has no metric '{key}'", f"one of {told}"
             )

@@ -56,13 +56,16 @@ def run(
 
 
 def beside(path: str, other: str) -> str:
-    """A recipe's last report beside that of another, which stands first."""
+    """A recipe's last report beside that of another, which stands first: what to print, and where the page is."""
     from raystill.reporting import beside as told
     from raystill.stages import report
 
     recipes = [recipe_file.load(at).recipe for at in (other, path)]
     (first, rows), (second, more) = (report.read(recipe) for recipe in recipes)
-    return "\n".join(told.beside(first, second, (rows, more), recipes[1].evaluate.resamples))
+    found = told.beside(first, second, (rows, more), recipes[1].evaluate.resamples)
+    at = storage.join(recipes[1].root, "reports", recipes[1].name, f"beside-{recipes[0].name}.html")
+    storage.write(at, told.page(found).encode())
+    return f"{told.text(found)}\npage: {at}"
 
 
 def exit_code(path: str) -> int:

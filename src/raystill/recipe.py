@@ -1213,8 +1213,8 @@ class Recipe(Block):
     evaluate: Evaluate = setting(Evaluate(), "how models are compared", "all test rows, greedy")
     serve: Serve = setting(Serve(), "how models are hosted", "this machine only")
     gate: dict[str, Bound] = setting(
-        {}, "what a student must keep and save: retention, latency_ratio, memory_ratio, cost_ratio, users_ratio, any metric",
-        "nothing is asked", identity=False,
+        {}, "what a student must keep and save: retention, gap_closed, latency_ratio, memory_ratio, cost_ratio, users_ratio, "
+        "any metric", "nothing is asked", identity=False,
     )  # fmt: skip
     prices: Prices = setting(Prices(), "what time costs", "unknown", identity=False)
     budget: Budget = setting(Budget(), "what a run may cost", "no limit", identity=False)

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from raystill import tasks
+from raystill import storage, tasks
 from raystill.errors import Problem, RecipeError
 from raystill.recipe import Recipe
 
@@ -97,7 +97,7 @@ def _block_of(made: dict[str, Any], student: dict[str, Any], key: str) -> dict[s
 
 def _parse(path: str) -> tuple[dict[str, Any], dict[Loc, int]]:
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = storage.read(path).decode() if storage.is_s3(path) else Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise RecipeError(f"{path} does not exist; write one with: raystill init PROMPTS_FILE") from None
     except (OSError, UnicodeDecodeError) as e:

@@ -16,21 +16,30 @@ from raystill.recipe_file import RecipeProblems
 ROWS = 40
 
 
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": True, "dashboard_port": 0})
+for _ in range(2):
+    cluster.add_node(num_cpus=2)
+print("dashboard", cluster.head_node.webui_url, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """The dashboard of a head and two nodes."""
-    from ray.cluster_utils import Cluster
-
+    """The dashboard of a head and two nodes. A process of their own: Ray reads once whether there are tokens."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
         environment.setenv("RAY_AUTH_MODE", "token")
         environment.setenv("RAY_AUTH_TOKEN", "a-token-of-this-test-alone-0123456789")
-        head = {"num_cpus": 1, "include_dashboard": True, "dashboard_port": 0}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
-        for _ in range(2):
-            cluster.add_node(num_cpus=2)
-        yield f"http://{cluster.head_node.webui_url}"
-        cluster.shutdown()
+        command = [sys.executable, "-c", CLUSTER]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as cluster:
+            assert cluster.stdin and cluster.stdout
+            yield next(f"http://{line.split()[1]}" for line in cluster.stdout if line.startswith("dashboard "))
+            cluster.stdin.close()
 
 
 def write(folder: Path, teacher: str = "{kind: scripted, scripted: {delay_s: 2.0}}") -> str:
@@ -83,6 +92,7 @@ def test_a_run_on_a_cluster_that_is_there(address: str, tmp_path: Path) -> None:
     assert "generate" in typed("logs", "ours", *where)
     (manifest,) = (tmp_path / "runs" / "generate").glob("*/manifest.json")
     (copied,) = (tmp_path / "runs" / "inputs").glob("*/rows.jsonl")
+    assert len(list((tmp_path / "runs" / "inputs").glob("*/recipe.yaml"))) == 2
     assert yaml.safe_load(manifest.read_text())["counts"] and copied.read_text().count("\n") == ROWS
     assert "no run 'theirs' on" in typed("status", "theirs", *where, code=2)
 

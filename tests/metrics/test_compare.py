@@ -61,6 +61,7 @@ def test_every_number_of_three_models() -> None:
     assert against.retention and against.retention.value == 1.0
     assert against.behind_teacher and against.behind_teacher.value == 0
     assert against.gain and against.gain.value == 0.5
+    assert against.gap_closed is None, "over four rows the teacher may lead by nothing"
     low, high = against.gain.interval or (1, 0)
     assert low <= 0.5 <= high
     assert made.notes == []
@@ -150,3 +151,12 @@ def test_a_conversation_is_right_when_every_turn_is() -> None:
     metrics = made.models["student"].metrics
     assert (metrics["accuracy"].value, metrics["whole_conversations"].value) == (0.75, 0.5)
     assert metrics["whole_conversations"].rows == 2
+
+
+def test_the_share_of_the_gap_that_is_closed_is_paired_by_row() -> None:
+    right = {"teacher": 36, "baseline": 4, "student": 28}
+    said = {m: answers(m, [LABELS[i % 2] if i < n else "?" for i in range(40)]) for m, n in right.items()}
+    made = compare(CLASSIFICATION, "classification", prompts(40), said, {"student": "baseline"}, 500)
+    closed = made.students["student"].gap_closed
+    assert closed and closed.value == pytest.approx((28 - 4) / (36 - 4)) and closed.rows == 40
+    assert closed.interval and closed.interval.low < closed.value < closed.interval.high < 1

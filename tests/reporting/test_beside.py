@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from raystill.cli import app
 from raystill.recipe import Recipe
-from raystill.reporting.beside import beside
+from raystill.reporting.beside import beside, page, text
 from raystill.stages.report import read, report
 
 
@@ -24,7 +24,7 @@ def test_two_runs_differ_by_an_interval_over_the_rows_that_both_were_asked(tmp_p
     first = written(tmp_path, "first", 8)
     second = written(tmp_path, "second", 16, train={"learning_rate": 3e-4})
     (a, rows), (b, more) = read(first), read(second)
-    said = list(beside(a, b, (rows, more), 500))
+    said = text(beside(a, b, (rows, more), 500)).splitlines()
     (accuracy,) = [text for text in said if text.startswith("student") and " accuracy " in text]
     assert "40.0 %" in accuracy and "80.0 %" in accuracy and "+40.0 [" in accuracy
     (teacher,) = [text for text in said if text.startswith("teacher") and " accuracy " in text]
@@ -36,7 +36,7 @@ def test_two_runs_differ_by_an_interval_over_the_rows_that_both_were_asked(tmp_p
 
 def test_other_rows_have_no_interval(tmp_path: Path) -> None:
     (a, rows), (b, more) = (read(written(tmp_path, name, 8)) for name in ("first", "second"))
-    said = list(beside(a, b, (rows, [m for m in more if m.id != "r3"]), 100))
+    said = text(beside(a, b, (rows, [m for m in more if m.id != "r3"]), 100)).splitlines()
     assert "asked different rows" in said[1] and not any("[" in text for text in said)
     assert "the recipes say the same" in said
 
@@ -49,6 +49,17 @@ def test_it_is_printed_from_two_recipes(tmp_path: Path) -> None:
         paths[-1].write_text(json.dumps(made.model_dump(mode="json", by_alias=True, exclude_unset=True)))
     printed = CliRunner().invoke(app, ["report", "--compare", *map(str, paths)])
     assert printed.exit_code == 0 and printed.output.startswith("first (")
+    written_page = (tmp_path / "reports" / "second" / "beside-first.html").read_text()
+    assert "<script" not in written_page and "both were asked the same 20 rows" in written_page
+
+
+def test_the_page_says_what_is_printed_and_keeps_a_recipes_text_as_text(tmp_path: Path) -> None:
+    (a, rows), (b, more) = (read(written(tmp_path, name, right)) for name, right in (("first", 8), ("second", 16)))
+    b["settings"]["filters"] = ["<b>x</b>"]
+    found = beside(a, b, (rows, more), 200)
+    shown = page(found)
+    assert all(cell in shown for line in found.lines for cell in line)
+    assert "<b>x" not in shown and "&lt;b&gt;x" in shown
 
 
 def test_a_run_without_a_report_is_told(tmp_path: Path) -> None:

@@ -22,13 +22,13 @@ from raystill.stages.report import report
 def figures(low: float, value: float, high: float, rows: int = 100, **student: Any) -> dict[str, Any]:
     """A report of one student, whose retention and accuracy are this."""
     speed = [{"concurrency": 8, "seconds_per_answer": 2.0}, {"concurrency": 1, "seconds_per_answer": 10.0}]
-    own = {"accuracy": value, "accuracy_interval": [low, high], "cost_per_1000_answers": 1.0, "users": {"served": 20}}
+    own = {"accuracy": value, "accuracy_interval": [low, high], "cost_per_1000_answers": 1.0, "users": {"served": 20},
+           "over": {"accuracy": rows}}  # fmt: skip
     return {
-        "rows": rows,
         "student": "student",
         "students": {
             "student": {"retention": value, "retention_interval": [low, high], "speedup": speed,
-                        "smaller": {"weights_bytes": 20.0}, **student}
+                        "smaller": {"weights_bytes": 20.0}, "over": {"retention": rows}, **student}
         },
         "models": {"teacher": {"cost_per_1000_answers": 4.0, "users": {"served": 2}}, "student": own},
     }  # fmt: skip
@@ -62,6 +62,9 @@ def test_the_rows_that_would_decide_bring_the_intervals_end_to_the_bound() -> No
     assert "300 more test rows" in made.why
     below = gate.decide("student", "retention", Bound(min=0.92), figures(0.88, 0.91, 0.93))
     assert below.rows_more == 300
+    touching = gate.decide("student", "retention", Bound(min=0.92), figures(0.88, 0.90, 0.92))
+    assert (touching.verdict, touching.rows_more) == ("inconclusive", 1)
+    assert touching.why == "about 1 more test row would decide", "the interval's end lies on the bound, not the value"
     on_it = gate.decide("student", "retention", Bound(min=0.92), figures(0.90, 0.92, 0.94))
     assert on_it.rows_more is None and "no number of rows" in on_it.why
 
@@ -72,6 +75,16 @@ def test_few_rows_and_absent_figures_decide_nothing() -> None:
     for key, absent in (("bleu", {}), ("latency_ratio", {"speedup": []})):
         made = gate.decide("student", key, Bound(max=1), figures(0.9, 0.9, 0.9, **absent))
         assert made.verdict == "inconclusive" and "not measured" in made.why
+
+
+def test_rows_without_a_reference_are_no_evidence(tmp_path: Path) -> None:
+    made = line(tmp_path, referenced=5, asked=100, student=100)
+    folder = Path(report(recipe(tmp_path, gate={"accuracy": {"min": 0.9}, "retention": {"min": 0.92}}), made))
+    written = json.loads((folder / "report.json").read_text())
+    assert (written["rows"], written["models"]["student"]["accuracy_interval"]) == (100, [1.0, 1.0])
+    assert written["gate"]["verdict"] == "inconclusive"
+    assert [d["rows_more"] for d in written["gate"]["decisions"]] == [25, 25]
+    assert "over 5 rows" in summary_table(written)
 
 
 def test_ratios_are_of_student_to_teacher_and_decided_by_their_value() -> None:

@@ -34,19 +34,20 @@ def table(
     return artifacts.commit(Table, str(url), manifest)
 
 
-def line(root: Path, references: bool = True, student: int = 16) -> Line:
-    """A finished line of 20 test rows: the teacher is right on 18, the student on so many, the baseline never."""
+def line(root: Path, referenced: int = 20, student: int = 16, asked: int = 20) -> Line:
+    """A finished line of so many test rows, the first ones with a reference: the teacher is right on 18, the student on so
+    many, the baseline never."""
     prompts = [
         Prompt(
             f"r{i}", None, [Message("user", f"{HOSTILE} question {i}")], None, "conversation", "f", split,
-            f"answer {i}" if references else None, "{}",
+            f"answer {i}" if i < referenced else None, "{}",
         )
-        for split, some in (("train", range(20, 30)), ("test", range(20)))
+        for split, some in (("train", range(asked, asked + 10)), ("test", range(asked)))
         for i in some
     ]  # fmt: skip
     url = root / "prepare"
     parts = [artifacts.write_part(str(url), s, Prompt, [p for p in prompts if p.split == s]) for s in ("train", "test")]
-    counts = {"read": 31, "rows": {"train": 10, "test": 20}, "rejected": {"not JSON": 1}}
+    counts = {"read": 31, "rows": {"train": 10, "test": asked}, "rejected": {"not JSON": 1}}
     made = Line(
         table(url, "prepare", *parts, counts=counts),
         {"teacher": table(root / "generate", "generate", counts={"rows": 10, "answers": 9, "errors": {"too long": 1}})},
@@ -60,7 +61,7 @@ def line(root: Path, references: bool = True, student: int = 16) -> Line:
     for name, right in (("teacher", 18), ("baseline", 0), ("student", student)):
         rows = [
             Answer(f"r{i}", name, "test", f"answer {i}" if i < right else HOSTILE, "stop", 5, 3, 0.1, 0.2)
-            for i in range(20)
+            for i in range(asked)
         ]
         speed = 1.0 if name == "teacher" else 0.25
         load = Load(name, "cpu", 1, 4, 0, 1.0, speed / 10, speed / 5, 0.01, speed, speed, 30.0, 1 / speed, 100, 1000)
@@ -114,7 +115,7 @@ def test_the_terminal_shows_the_same(folder: Path) -> None:
 
 
 def test_without_references_there_is_agreement_and_a_reason(tmp_path: Path) -> None:
-    made = json.loads((Path(report(recipe(tmp_path), line(tmp_path, references=False))) / "report.json").read_text())
+    made = json.loads((Path(report(recipe(tmp_path), line(tmp_path, referenced=0))) / "report.json").read_text())
     assert made["models"]["student"]["accuracy"] is None
     assert made["retention"] is None
     assert made["models"]["student"]["agreement"] == 0.9

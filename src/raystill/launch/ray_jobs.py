@@ -3,13 +3,10 @@
 A run is found by its metadata. Ray keeps every job's id for good, so each attempt has one of its own, NAME-1, NAME-2, …
 """
 
-import hashlib
-import json
 import os
-import tempfile
+import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from raystill.errors import RecipeError, ResourceError, StageError
@@ -20,8 +17,8 @@ if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
 T = TypeVar("T")
-RUN, RECIPE = "raystill-run", "raystill-recipe"
-"""Keys of a job's metadata: the run's name, and the hash of what it reads."""
+RUN = "raystill-run"
+"""Key of a job's metadata: the run's name."""
 ENDED = {"SUCCEEDED": "done", "FAILED": "failed", "STOPPED": "failed"}
 PATIENCE_S = 120.0
 """How long a person waits for a dashboard that is away."""
@@ -36,31 +33,26 @@ class RayJobs:
         self.address = client.get_address()
         self.where = f" --to ray --address {self.address}"
 
-    def submit(self, name: str, files: Mapping[str, str]) -> bool:
-        """Start a run, or find it going; True when it was started. Raises RecipeError when another recipe of its name goes."""
-        print_ = hashlib.sha256(json.dumps(dict(files), sort_keys=True).encode()).hexdigest()
+    def submit(self, name: str, recipe: str, compute: str | None) -> bool:
+        """Start a run, or find it going; True when it was started. `recipe` and `compute` are addresses that follow content.
+
+        Raises RecipeError when another recipe of this name is going.
+        """
+        command = ["raystill", "run", recipe, *(["--compute", compute] if compute else [])]
+        entrypoint = shlex.join(command)
         while True:
             before = self._attempts(name)
             if before and before[-1].status.value not in ENDED:
-                if before[-1].metadata.get(RECIPE) == print_:
+                if before[-1].entrypoint == entrypoint:
                     return False
                 raise RecipeError(follow.CHANGED.format(name=name))
-            compute = " --compute compute.yaml" if "compute.yaml" in files else ""
-            with tempfile.TemporaryDirectory(prefix="raystill-") as folder:
-                for file, text in files.items():
-                    Path(folder, file).write_text(text, encoding="utf-8")
-                try:
-                    self.client.submit_job(
-                        entrypoint=f"raystill run recipe.yaml{compute}",
-                        submission_id=f"{name}-{_number(before[-1]) + 1 if before else 1}",
-                        runtime_env={"working_dir": folder},
-                        metadata={RUN: name, RECIPE: print_},
-                    )
-                except RuntimeError as e:
-                    if len(self._attempts(name)) == len(before):
-                        raise StageError(f"Ray did not take the job: {e}") from None
-                    continue  # somebody else's was faster
-            return True
+            attempt = f"{name}-{_number(before[-1]) + 1 if before else 1}"
+            try:
+                self.client.submit_job(entrypoint=entrypoint, submission_id=attempt, metadata={RUN: name})
+                return True
+            except RuntimeError as e:
+                if len(self._attempts(name)) == len(before):  # and nobody else was faster
+                    raise StageError(f"Ray did not take the job: {e}") from None
 
     def look(self, name: str) -> Look:
         """The newest attempt."""

@@ -1,5 +1,6 @@
 """Submitting a recipe: looked at, its data uploaded, created. Afterwards nothing depends on this machine."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -85,7 +86,11 @@ def to_ray(path: str, compute: str | None, address: str | None, say: Say) -> tup
     if compute:
         files["compute.yaml"] = Path(compute).read_text(encoding="utf-8")
     upload(moved, say)
-    created = place.submit(recipe.name, files)
+    content = hashlib.sha256("\0".join(files.values()).encode()).hexdigest()[:12]
+    there = {name: storage.join(recipe.root, "inputs", content, name) for name in files}
+    for name, url in there.items():
+        storage.put_if_absent(url, files[name].encode())
+    created = place.submit(recipe.name, there["recipe.yaml"], there.get("compute.yaml"))
     say(f"{'created' if created else 'is going'}    {recipe.name}")
     return place, recipe.name
 

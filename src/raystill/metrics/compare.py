@@ -66,6 +66,8 @@ class Student:
     """Student minus teacher."""
     gain: Value | None
     """Student minus baseline."""
+    gap_closed: Value | None = None
+    """The gain over what the teacher leads the baseline by; None where that lead is not certain."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,17 @@ def _student(deciding: Mapping[str, Sums], by: str | None, name: str, baseline: 
         retention=None if teacher is None else estimate(ratio(own, teacher), resamples),
         behind_teacher=None if teacher is None else estimate(difference(own, teacher), resamples),
         gain=None if before is None else estimate(difference(own, before), resamples),
+        gap_closed=None if teacher is None or before is None else _gap_closed(own, teacher, before, resamples),
     )
+
+
+def _gap_closed(own: Sums, teacher: Sums, before: Sums, resamples: int) -> Value | None:
+    """A share of a gap that may be none, or the other way round, says nothing: its interval must lie above 0."""
+    lead = difference(teacher, before)
+    bounds = interval(lead, resamples)
+    if bounds is None or bounds.low <= 0:
+        return None
+    return estimate(ratio(difference(own, before), lead), resamples)
 
 
 def _notes(

@@ -5,37 +5,77 @@ F1) have none, for their values are not means of rows.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from raystill.metrics import difference, mean
 from raystill.metrics.bootstrap import interval
 from raystill.records import Metric
 from raystill.reporting import figures
 
+HERE = Path(__file__).parent
 Report = dict[str, Any]
 
 
-def beside(first: Report, second: Report, rows: Sequence[Sequence[Metric]], resamples: int) -> Iterator[str]:
-    """Lines to print; `rows` are both runs' values of single answers."""
+@dataclass(frozen=True)
+class Beside:
+    """Two runs: how many rows each was asked and both were, a line per metric, and settings that differ.
+
+    A line is model, metric, first value, second value, and the difference where each row has a value of its own; a change is
+    key, first, second.
+    """
+
+    first: Report
+    second: Report
+    asked: tuple[int, int, int]
+    lines: Sequence[Sequence[str]]
+    changes: Sequence[tuple[str, Any, Any]]
+
+    @property
+    def heard(self) -> str:
+        """On which rows they are compared."""
+        one, other, both = self.asked
+        if one == other == both:
+            return f"both were asked the same {both} rows"
+        return f"asked different rows ({both} of {one} and {other} are the same): no intervals"
+
+
+def beside(first: Report, second: Report, rows: Sequence[Sequence[Metric]], resamples: int) -> Beside:
+    """Two reports; `rows` are both runs' values of single answers."""
     values = [_values(of) for of in rows]
-    asked = [{id_ for of in run.values() for id_ in of} for run in values]
-    yield f"{first['recipe']} ({first['made_at']}) and {second['recipe']} ({second['made_at']})"
-    same = asked[0] == asked[1]
-    if not same:
-        shared = f"{len(asked[0] & asked[1])} of {len(asked[0])} and {len(asked[1])}"
-        yield f"asked different rows ({shared} are the same): no intervals"
-    lines = [["", "", first["recipe"], second["recipe"], "difference"]]
+    one, other = ({id_ for of in run.values() for id_ in of} for run in values)
+    lines = []
     for name in (n for n in first["models"] if n in second["models"]):
         models = first["models"][name], second["models"][name]
         for key in figures.metric_names(models):
             if all(model.get(key) is not None for model in models):
                 left, right = (of.get((name, key), {}) for of in values)
-                told = _difference(key, left, right, resamples) if same else ""
+                told = _difference(key, left, right, resamples) if one == other else ""
                 lines.append([name, figures.metric_name(key), *(figures.metric(key, m[key]) for m in models), told])
-    yield from _aligned(lines)
-    changed = list(_changes(_settings(first), _settings(second)))
-    yield "the recipes say the same" if not changed else "the recipes differ in:"
-    yield from (f"  {key}: {left} -> {right}" for key, left, right in changed)
+    asked = len(one), len(other), len(one & other)
+    return Beside(first, second, asked, lines, list(_changes(_settings(first), _settings(second))))
+
+
+def text(found: Beside) -> str:
+    """What is printed."""
+    runs = found.first, found.second
+    said = [" and ".join(f"{run['recipe']} ({run['made_at']})" for run in runs), found.heard]
+    said += _aligned([["", "", *(run["recipe"] for run in runs), "difference"], *found.lines])
+    said.append("the recipes differ in:" if found.changes else "the recipes say the same")
+    return "\n".join([*said, *(f"  {key}: {left} -> {right}" for key, left, right in found.changes)])
+
+
+def page(found: Beside) -> str:
+    """The same as one HTML page."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    css = Markup((HERE / "report.css").read_text())
+    return environment.get_template("beside.html.jinja").render(found=found, css=css)
 
 
 def _values(rows: Sequence[Metric]) -> dict[tuple[str, str], dict[str, float]]:
@@ -67,7 +107,7 @@ def _changes(left: Any, right: Any, at: str = "") -> Iterator[tuple[str, Any, An
         yield at, left, right
 
 
-def _aligned(rows: list[list[str]]) -> Iterator[str]:
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     plain = [[cell.replace(figures.THIN, " ") for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in plain) for i in range(len(plain[0]))]
     for row in plain:

@@ -19,7 +19,7 @@ PASS, FAIL, INCONCLUSIVE = "pass", "fail", "inconclusive"
 EXIT_CODES = {PASS: 0, FAIL: 6, INCONCLUSIVE: 7}
 """What `raystill run` and `raystill report` end with."""
 FEW = 30
-"""Rows below which nothing is decided: the bootstrap draws from them alone, and 29 equal ones leave no width at all."""
+"""Judged rows below which nothing is decided: the bootstrap draws from them alone, and 29 equal ones leave no width at all."""
 RATIOS = {
     "latency_ratio": "median seconds per answer by the teacher's, at the lowest load that both were measured at",
     "memory_ratio": "bytes of the weights by the teacher's",
@@ -27,6 +27,8 @@ RATIOS = {
     "users_ratio": "users served within evaluate.objective by the teacher's",
 }
 """Measured once: decided by their value, without an interval."""
+SHARES = ("retention", "gap_closed")
+"""Figures of a student beside others; all further keys are its own metrics."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def decide(student: str, key: str, bound: Bound, report: Report) -> Decision:
         met = bound.holds(value)
         return Decision(*told, PASS if met else FAIL, "measured once, so it has no interval")
     if rows < FEW:
-        return Decision(*told, INCONCLUSIVE, f"{rows} test rows decide nothing, {FEW - rows} more may", FEW - rows)
+        return Decision(*told, INCONCLUSIVE, f"{rows} judged rows decide nothing, {FEW - rows} more may", FEW - rows)
     if interval is None:
         return Decision(*told, INCONCLUSIVE, "it has no interval: some resamples have no value")
     if all(map(bound.holds, interval)):
@@ -72,7 +74,7 @@ def decide(student: str, key: str, bound: Bound, report: Report) -> Decision:
         return Decision(*told, FAIL, "the whole interval misses it")
     more = _rows_more(value, interval, bound, rows)
     said = (
-        f"about {more:,} more test rows would decide"
+        f"about {more:,} more test row{'s' if more > 1 else ''} would decide"
         if more
         else "the value lies on the bound: no number of rows decides"
     )
@@ -83,7 +85,7 @@ def _rows_more(value: float, interval: list[float], bound: Bound, rows: int) -> 
     """Rows to add until the end of the interval that crosses a bound only reaches it, the farther-reaching bound counting."""
     needed = []
     for at in (bound.min, bound.max):
-        if at is None or not interval[0] < at < interval[1]:
+        if at is None or not interval[0] <= at <= interval[1]:
             continue
         if value == at:
             return None
@@ -93,12 +95,12 @@ def _rows_more(value: float, interval: list[float], bound: Bound, rows: int) -> 
 
 
 def _figure(student: str, key: str, report: Report) -> tuple[float | None, list[float] | None, int]:
-    """A figure, its interval and the rows behind it."""
+    """A figure, its interval and the rows behind it: those that it is judged on, which need not be all that were asked."""
     models, of = report["models"], report["students"][student]
     if key in RATIOS:
-        return _ratio(key, of, models.get(TEACHER, {}), models[student]), None, report["rows"]
-    entry = of if key == "retention" else models[student]
-    return entry.get(key), entry.get(f"{key}_interval"), report["rows"]
+        return _ratio(key, of, models.get(TEACHER, {}), models[student]), None, 0
+    entry = of if key in SHARES else models[student]
+    return entry.get(key), entry.get(f"{key}_interval"), entry["over"].get(key, 0)
 
 
 def _ratio(key: str, student: Report, teacher: Report, own: Report) -> float | None:

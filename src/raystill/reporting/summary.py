@@ -106,9 +106,11 @@ def source(teacher: Teacher) -> str:
 def _model(model: Model, found: Findings) -> dict[str, Any]:
     compared = found.comparison.models.get(model.name)
     entry: dict[str, Any] = {"role": model.role, "source": model.source, "accuracy": None}
-    for name, value in (compared.metrics if compared else {}).items():
+    metrics = compared.metrics if compared else {}
+    for name, value in metrics.items():
         entry |= _value(name, value)
     return entry | {
+        "over": {name: value.rows for name, value in metrics.items()},
         "rows": compared.rows if compared else 0,
         "errors": compared.errors if compared else 0,
         "parameters": model.parameters,
@@ -125,8 +127,10 @@ def _student(model: Model, found: Findings) -> dict[str, Any]:
     teacher = next((m for m in found.models if m.role == "teacher"), None)
     entry: dict[str, Any] = {"baseline": compared.baseline if compared else None, "retention": None}
     entry["decided_by"] = compared.by if compared else None
-    for name in ("retention", "behind_teacher", "gain"):
-        entry |= _value(name, getattr(compared, name, None))
+    values = {name: getattr(compared, name, None) for name in ("retention", "behind_teacher", "gain", "gap_closed")}
+    for name, value in values.items():
+        entry |= _value(name, value)
+    entry["over"] = {name: value.rows for name, value in values.items() if value}
     return entry | {"speedup": _speedup(teacher, model), "smaller": _smaller(teacher, model)}
 
 

@@ -34,7 +34,11 @@ def summary_table(report: Report) -> str:
     for name, student in report["students"].items():
         if student["retention"] is not None:
             kept = _with_interval(student, "retention").replace(figures.THIN, " ")
-            lines.append(f"{name} keeps {kept} of the teacher's {figures.metric_name(by)}, over {report['rows']} rows")
+            rows = student["over"]["retention"]
+            lines.append(f"{name} keeps {kept} of the teacher's {figures.metric_name(by)}, over {rows} rows")
+        if student["gap_closed"] is not None:
+            closed = _with_interval(student, "gap_closed").replace(figures.THIN, " ")
+            lines.append(f"{name} closes {closed} of the gap between {student['baseline']} and teacher")
     if report["gate"]:
         lines += gate.lines(report["gate"])
     if report["simulated"]:

@@ -99,9 +99,15 @@ async def _in_turns(
             async for _ in ask(client, view, warm_up, users, context, retry=False):
                 pass
         for view, part in turns:
-            arm, before = arms[view.model], endpoint.meters(view.model)["energy_j"]
+            arm, before = arms[view.model], await _energy(endpoint, view.model)
             started = time.perf_counter()
             arm.asked += [a async for a in ask(client, view, part, users, context, retry=False)]
             arm.elapsed_s += time.perf_counter() - started
-            arm.counted.append((before, endpoint.meters(view.model)["energy_j"]))
+            arm.counted.append((before, await _energy(endpoint, view.model)))
     return arms
+
+
+async def _energy(endpoint: Endpoint, model: str) -> Mapping[str, float]:
+    """A server's counters now. In a thread: within an event loop Ray Serve waits for no answer."""
+    counters: Mapping[str, float] = (await asyncio.to_thread(endpoint.meters, model))["energy_j"]
+    return counters
