@@ -42,9 +42,7 @@ def seed_job(**changes: Any) -> DistillationJob:
 
 def command(folder: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
     """Jobs run this in place of `raystill run`."""
-    # A process whose ancestors ignore SIGINT, as those of nohup do, would ignore it too; `raystill run` sets its own handler.
-    heard = "signal.signal(signal.SIGINT, signal.default_int_handler)"
-    (folder / "command.py").write_text(f"import pathlib, signal, sys, time\n{heard}\n{body}\n")
+    (folder / "command.py").write_text(f"import pathlib, sys, time\n{body}\n")
     monkeypatch.setattr(background, "COMMAND", [sys.executable, str(folder / "command.py")])
     monkeypatch.setattr(background, "LOOK_S", 0.02)
 

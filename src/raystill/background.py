@@ -29,7 +29,12 @@ class Background:
             return
         with recipe.with_name(LOG).open("ab") as log:
             child = subprocess.Popen(
-                [*COMMAND, str(recipe)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                [*COMMAND, str(recipe)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_hear_interrupts,
             )
         noted = {"pid": child.pid, "born": psutil.Process(child.pid).create_time()}
         recipe.with_name(PROCESS).write_text(json.dumps(noted))
@@ -60,6 +65,11 @@ class Background:
         """Ask a run to stop as Ctrl-C does: what is finished stays."""
         if pid := running(recipe):
             os.kill(pid, signal.SIGINT)
+
+
+def _hear_interrupts() -> None:
+    """What nohup started ignores SIGINT, and so would a run that it starts, until that has its own handler."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def running(recipe: Path) -> int | None:
