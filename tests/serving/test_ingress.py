@@ -195,6 +195,23 @@ def test_under_the_public_name_a_user_has_one_model_and_each_arm_is_counted(told
     asyncio.run(go())
 
 
+def test_all_is_noted_before_a_stream_says_that_it_is_done(tmp_path: Path) -> None:
+    async def go() -> None:
+        world = World(Fake("student"), public_name="auto", arms={"student": 1.0}, capture=Capture(to=str(tmp_path)))
+        body = module.ChatCompletionRequest(model="auto", messages=HELLO, stream=True)
+        headers = [(b"x-raystill-consent", b"yes")]
+        answer = await world.ingress.chat(body, module.Request({"type": "http", "headers": headers}))
+        async for event in answer.body_iterator:
+            if event == module.DONE:  # callers hang up here
+                break
+        assert world.ingress.arms["student"].outcomes == {"answered": 1}
+        assert world.ingress.meters["student"].in_flight == 0
+        world.ingress.__del__()
+
+    asyncio.run(go())
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_an_arm_that_fails_is_counted_as_that_and_another_is_not_asked(told: Told) -> None:
     async def go() -> None:
         world = World(Fake("teacher"), Fake("student"), public_name="auto", arms={"student": 1.0})

@@ -33,6 +33,7 @@ from raystill.serving.routing import Routing
 from raystill.serving.waking import WakingIngress
 
 CHAT = "chat"
+DONE = "data: [DONE]\n\n"
 Pieces = AsyncGenerator[Any, None]
 """An answer as Ray Serve LLM's servers give it: one response, or lists of a stream's events."""
 
@@ -104,14 +105,18 @@ class Ingress(WakingIngress):
             yield piece
 
     async def _one(self, body: Any, request: dict[str, Any], spent: Spent) -> Pieces:
-        """One model's answer. Raises OpenAIHTTPException where the model tells an error instead."""
+        """One model's answer. Raises OpenAIHTTPException where the model tells an error instead.
+
+        A stream's [DONE] is left to Ray Serve LLM, which sends it last: callers hang up at it, and all must be noted by then.
+        """
         name = await self._get_model_id(body.model)
         with self.meters[name].request(spent):
             async for piece in super()._get_response(body=body, **request):
                 first = piece[0] if isinstance(piece, list) else piece
                 if isinstance(first, ErrorResponse):
                     raise OpenAIHTTPException(first.error.code, first.error.message, first.error.type)
-                yield piece
+                if first != DONE:
+                    yield piece
 
     async def _public(self, body: Any, request: dict[str, Any]) -> Pieces:
         """The answer of whoever has this user."""
@@ -193,5 +198,5 @@ def _chunks(piece: Any) -> Iterator[dict[str, Any]]:
         yield piece.model_dump()
         return
     for event in "".join(piece).split("\n\n"):
-        if event and event != "data: [DONE]":
+        if event:
             yield json.loads(event.removeprefix("data: "))
