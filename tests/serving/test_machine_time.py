@@ -2,7 +2,7 @@
 
 import pytest
 
-from raystill.serving.meter import Meter, Spent
+from raystill.serving.machine_time import Meter, Spent
 
 
 def test_requests_at_once_share_the_time_and_all_of_it_is_shared() -> None:

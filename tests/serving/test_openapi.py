@@ -38,7 +38,7 @@ def application(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     from raystill.serving import app
 
-    made = app._fastapi(ARGS)
+    made = app._fastapi(ARGS, [])
     make_fastapi_ingress(OpenAiIngress, endpoint_map=app.ROUTES, app=made)
     engine = Scripted(SimpleNamespace(model_id="student"))
     handle = SimpleNamespace(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from raystill.errors import RecipeError, ResourceError, StageError
 from raystill.launch import follow
 from raystill.launch.follow import Look
+from raystill.reporting.gate import EXIT_CODES
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -59,7 +60,8 @@ class RayJobs:
         job = self._newest(name)
         status = job.status.value
         lines = [f"{job.submission_id}  {status}  {job.message or ''}".rstrip()]
-        state = ENDED.get(status, "going")
+        # A gate that is missed or undecided is the run's answer, not its failure; its report says which.
+        state = "done" if job.driver_exit_code in EXIT_CODES.values() else ENDED.get(status, "going")
         if state == "failed":
             return Look("failed", lines, why=(job.message or status).strip())
         return Look("done" if state == "done" else "going", lines)

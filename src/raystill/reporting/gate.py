@@ -57,13 +57,13 @@ def gate(bounds: Mapping[str, Bound], report: Report) -> Report | None:
 
 def decide(student: str, key: str, bound: Bound, report: Report) -> Decision:
     """One bound by one student's figures."""
-    value, interval, rows = _figure(student, key, report)
+    value, interval, rows = figure(student, key, report)
     told = (student, key, str(bound), value, interval)
     if value is None:
         return Decision(*told, INCONCLUSIVE, f"{key} was not measured; the report's notes say why")
     if key in RATIOS:
         met = bound.holds(value)
-        return Decision(*told, PASS if met else FAIL, "measured once, so it has no interval")
+        return Decision(*told, PASS if met else FAIL, f"{RATIOS[key]}; measured once, so it has no interval")
     if rows < FEW:
         return Decision(*told, INCONCLUSIVE, f"{rows} judged rows decide nothing, {FEW - rows} more may", FEW - rows)
     if interval is None:
@@ -94,7 +94,7 @@ def _rows_more(value: float, interval: list[float], bound: Bound, rows: int) -> 
     return max(1, math.ceil(round(max(needed), 6)) - rows) if needed else None
 
 
-def _figure(student: str, key: str, report: Report) -> tuple[float | None, list[float] | None, int]:
+def figure(student: str, key: str, report: Report) -> tuple[float | None, list[float] | None, int]:
     """A figure, its interval and the rows behind it: those that it is judged on, which need not be all that were asked."""
     models, of = report["models"], report["students"][student]
     if key in RATIOS:

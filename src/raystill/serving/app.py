@@ -8,7 +8,7 @@ guard stands before everything.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -171,8 +171,8 @@ def build(args: dict[str, Any]) -> serve.Application:
     }
     hosts = {name: model for model in models for name in model.names()}
     idle_s = {name: idle for name, model in hosts.items() if (idle := model.idle_s()) is not None}
-    app = _fastapi(args)
     routing = _routing(args, hosts)
+    app = _fastapi(args, [*hosts, *([routing.public_name] if routing.public_name else [])])
     routes = {**ROUTES, **(COMPARE if routing.compare else {}), **(STATS if args.get("routing") else {})}
     ingress = make_fastapi_ingress(Ingress, endpoint_map=routes, app=app)
     options = {
@@ -214,7 +214,8 @@ def _in_flight(args: dict[str, Any]) -> int:
     return most
 
 
-def _fastapi(args: dict[str, Any]) -> FastAPI:
+def _fastapi(args: dict[str, Any], names: Sequence[str]) -> FastAPI:
+    """The application without its models' routes; `names` is what requests may ask for."""
     app: FastAPI = init()  # Ray Serve LLM's own: request ids, metrics
     # Its errors hold tracebacks, and its CORS lets every page in.
     app.user_middleware = [m for m in app.user_middleware if m.cls not in (CORSMiddleware, BaseHTTPMiddleware)]
@@ -226,7 +227,7 @@ def _fastapi(args: dict[str, Any]) -> FastAPI:
     if args["allow_origins"]:
         told = ["Authorization", "Content-Type", CONSENT]
         app.add_middleware(CORSMiddleware, allow_origins=args["allow_origins"], allow_methods=["*"], allow_headers=told)
-    names, page = [model["name"] for model in args["models"]], args.get("playground")
+    page = args.get("playground")
     made = _made(args)
     prices = playground.prices_of(made, page["machine_hour"], names) if page else {}
     app.add_middleware(metrics.Counted, models=names, price=prices, currency=page["currency"] if page else "")

@@ -28,7 +28,7 @@ from raystill.records import Message
 from raystill.serving import arms, canary, capture, fallback
 from raystill.serving.compare import Told, comparison
 from raystill.serving.failures import KINDS, said
-from raystill.serving.meter import Meter, Spent
+from raystill.serving.machine_time import Meter, Spent
 from raystill.serving.routing import Routing
 from raystill.serving.waking import WakingIngress
 

@@ -33,10 +33,9 @@ def answer(
 
     A failed request is a row with its error. Raises StageError as soon as more rows failed than the recipe allows.
     """
-    chosen = choose(prompts, config)
-    view = View(name, system, examples, config.max_tokens, config.temperature)
-    context.progress.start(context.label, len(chosen), "answers")
-    asked = asyncio.run(_answer_all(endpoint, view, chosen, config.concurrency, context))
+    asked = _asked(
+        config, View(name, system, examples, config.max_tokens, config.temperature), endpoint, prompts, context
+    )
     return _outcome(config, [_row(name, a) for a in asked], context)
 
 
@@ -50,11 +49,8 @@ def sure(
     context: Context,
 ) -> Outcome:
     """As `answer`, with the mean probability of each answer's tokens; an answer without any is left out."""
-    chosen = choose(prompts, config)
     view = View(name, system, examples, config.max_tokens, config.temperature, logprobs=True)
-    context.progress.start(context.label, len(chosen), "answers")
-    asked = asyncio.run(_answer_all(endpoint, view, chosen, config.concurrency, context))
-    replies = [(a.prompt.id, a.reply) for a in asked if a.reply]
+    replies = [(a.prompt.id, a.reply) for a in _asked(config, view, endpoint, prompts, context) if a.reply]
     rows = [Sure(row, r.text, r.probability) for row, r in replies if r.probability is not None]
     rows.sort(key=lambda row: row.id)
     return Outcome("sure", [write_part(context.url, config.split, Sure, rows)], Sure.SCHEMA, {"rows": len(rows)})
@@ -110,6 +106,13 @@ def _outcome(config: recipe.Evaluate, answers: Sequence[Answer], context: Contex
     return Outcome("answers", [write_part(context.url, config.split, Answer, rows)], Answer.SCHEMA, counts)
 
 
+def _asked(config: recipe.Evaluate, view: View, endpoint: Endpoint, prompts: Table, context: Context) -> list[Asked]:
+    """All held-out prompts, asked. Raises StageError as soon as more failed than the recipe allows."""
+    chosen = choose(prompts, config)
+    context.progress.start(context.label, len(chosen), "answers")
+    return asyncio.run(_answer_all(endpoint, view, chosen, config.concurrency, context))
+
+
 async def _answer_all(
     endpoint: Endpoint, view: View, prompts: Sequence[Prompt], concurrency: int, context: Context
 ) -> list[Asked]:
@@ -122,7 +125,8 @@ async def _answer_all(
             done.append(asked)
             tokens = asked.reply.output_tokens if asked.reply else 0
             context.progress.advance(1, tokens=tokens, rejects=int(asked.error is not None))
-            check([a.error for a in done], len(prompts), view.model, context.max_error_rate)
+            if asked.error is not None:
+                check([a.error for a in done], len(prompts), view.model, context.max_error_rate)
     return done
 
 

@@ -10,6 +10,7 @@ import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from raystill import energy, recipe
 from raystill.artifacts import Outcome, Table, write_part
@@ -51,10 +52,10 @@ def measure(
                 )
             if users in config.load:
                 check([a.error for a in arm.asked], len(arm.asked), model, context.max_error_rate)
-            joules, of = energy.spent(arm.counted)
+            joules, of = energy.spent([(before["energy_j"], after["energy_j"]) for before, after in arm.meters])
             measured = {
                 **endpoint.stats().get(model, {}),
-                "kv_bytes_per_token": endpoint.meters(model)["kv_bytes_per_token"],
+                "kv_bytes_per_token": arm.meters[-1][1]["kv_bytes_per_token"],
                 "energy_j": joules,
                 "energy_of": of,
             }
@@ -75,8 +76,8 @@ class Arm:
 
     asked: list[Asked] = field(default_factory=list)
     elapsed_s: float = 0.0
-    counted: list[tuple[Mapping[str, float], Mapping[str, float]]] = field(default_factory=list)
-    """Energy counters before and after each turn."""
+    meters: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = field(default_factory=list)
+    """Its server's, before and after each turn."""
 
 
 async def _in_turns(
@@ -99,15 +100,14 @@ async def _in_turns(
             async for _ in ask(client, view, warm_up, users, context, retry=False):
                 pass
         for view, part in turns:
-            arm, before = arms[view.model], await _energy(endpoint, view.model)
+            arm, before = arms[view.model], await _meters(endpoint, view.model)
             started = time.perf_counter()
             arm.asked += [a async for a in ask(client, view, part, users, context, retry=False)]
             arm.elapsed_s += time.perf_counter() - started
-            arm.counted.append((before, await _energy(endpoint, view.model)))
+            arm.meters.append((before, await _meters(endpoint, view.model)))
     return arms
 
 
-async def _energy(endpoint: Endpoint, model: str) -> Mapping[str, float]:
-    """A server's counters now. In a thread: within an event loop Ray Serve waits for no answer."""
-    counters: Mapping[str, float] = (await asyncio.to_thread(endpoint.meters, model))["energy_j"]
-    return counters
+async def _meters(endpoint: Endpoint, model: str) -> Mapping[str, Any]:
+    """What a server tells now. In a thread: within an event loop Ray Serve waits for no answer."""
+    return await asyncio.to_thread(endpoint.meters, model)
