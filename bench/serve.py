@@ -39,7 +39,7 @@ HERE = Path(__file__).parent
 SERVERS = ("raystill", "vllm")
 ARMS = (*SERVERS, "evaluate", "gateway")
 USERS = (4, 16)
-REQUESTS = {"tiny": 512, "smollm2": 64, "evaluate-tiny": 512, "evaluate-smollm2": 128, "gateway": 1500}
+REQUESTS = {"tiny": 256, "smollm2": 64, "evaluate-tiny": 512, "evaluate-smollm2": 128, "gateway": 1500}
 LIMIT_S = 400
 SETTLED = 2_000
 """Requests after which memory is expected not to grow."""

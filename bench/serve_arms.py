@@ -97,14 +97,16 @@ def raystill(job: Job) -> list[Load]:
 
 
 def vllm(job: Job) -> list[Load]:
-    """`vllm serve` with the same engine arguments."""
+    """`vllm serve` with the same engine arguments, as the module that it runs: the CPU wheel's command looks for its version
+    under the GPU wheel's name and ends."""
     arguments = engine.arguments(job.model, {})
     model = arguments.pop("model")
     flags = [flag for name, value in arguments.items() for flag in _flag(name.replace("_", "-"), value)]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("vllm")), "serve", model, "--served-model-name", NAME, *flags]
+    server_module = "vllm.entrypoints.openai.api_server"
+    command = [sys.executable, "-m", server_module, "--model", model, "--served-model-name", NAME, *flags]
     environment = engine.environment(os.cpu_count() or 1, engine.has_gpu())
     server = subprocess.Popen([*command, "--host", "127.0.0.1", "--port", str(port)], env={**os.environ, **environment})
     try:

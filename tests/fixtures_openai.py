@@ -30,6 +30,25 @@ def good(text: str = "Hello", finish: str = "stop") -> Said:
     return 200, {}, events(chunk(content=text), chunk(finish), {"choices": [], "usage": USAGE})
 
 
+def whole(said: bytes) -> bytes:
+    """Events of a stream as the one answer that a server gives who is not asked for a stream; anything else as it is."""
+    lines = [line.removeprefix("data: ") for line in said.decode(errors="replace").split("\n\n") if line]
+    if not lines or lines[-1] != "[DONE]":
+        return said
+    try:
+        chunks = [json.loads(line) for line in lines[:-1]]
+        choices = [c["choices"][0] for c in chunks if c.get("choices")]
+    except (ValueError, AttributeError, KeyError):
+        return said
+    text = "".join(c["delta"].get("content") or "" for c in choices if c.get("delta"))
+    last = next((c["finish_reason"] for c in reversed(choices) if c.get("finish_reason")), None)
+    usage = next((c["usage"] for c in chunks if c.get("usage")), None)
+    logprobs = [token for c in choices for token in (c.get("logprobs") or {}).get("content") or []]
+    told = {"content": logprobs} if logprobs else None
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": last, "logprobs": told}
+    return json.dumps({"choices": [choice], "usage": usage}).encode()
+
+
 class Server(ThreadingHTTPServer):
     """Answers the i-th request by `says(i, body)`; a script's last line stands for all that follow."""
 
@@ -70,6 +89,7 @@ class Handler(BaseHTTPRequestHandler):
             for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
+            answer = answer if body.get("stream") else whole(answer)
             for byte in [bytes([b]) for b in answer] if server.drip_s else [answer]:
                 self.wfile.write(byte)
                 time.sleep(server.drip_s)

@@ -46,6 +46,8 @@ class View:
     temperature: float
     logprobs: bool = False
     """Whether it tells the probabilities of its tokens."""
+    stream: bool = True
+    """Whether the time to its first token is wanted."""
 
     def messages(self, prompt: Prompt) -> list[Message]:
         """The prompt as this model sees it."""
@@ -102,7 +104,7 @@ async def ask(
 
 async def _ask_one(client: Client, view: View, prompt: Prompt, retry: bool) -> Asked:
     asked = (view.model, view.messages(prompt), view.max_tokens, view.temperature)
-    more: dict[str, Any] = {"logprobs": True} if view.logprobs else {}
+    more: dict[str, Any] = {"stream": view.stream} | ({"logprobs": True} if view.logprobs else {})
     try:
         return Asked(prompt, await (client.chat(*asked, **more) if retry else client.attempt(request(*asked, **more))))
     except (RequestFailed, Passing) as e:

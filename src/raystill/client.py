@@ -1,7 +1,7 @@
 """An async client for OpenAI-compatible endpoints: ours, a gateway's or a vendor's.
 
-Every answer is streamed, so that the time to its first token is real. Failures are sorted once, here: what may pass is
-tried again with jittered backoff, a refused key stops everything, and a request that can never succeed fails alone.
+Answers are streamed where the time to the first token is wanted, so that it is real. Failures are sorted once, here: what may
+pass is tried again with jittered backoff, a refused key stops everything, and a request that can never succeed fails alone.
 Prompts, answers and keys stay out of every message.
 """
 
@@ -161,13 +161,19 @@ class Client:
         raise passing from None
 
     async def _chunks(self, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        """The stream's JSON chunks up to [DONE]; everything else is an error."""
+        """The stream's JSON chunks up to [DONE], or a whole answer as its only one; everything else is an error."""
         import httpx
 
         try:
             async with next(self._next).stream("POST", "chat/completions", json=body) as response:
                 if response.status_code != 200:
                     raise _failure(response)
+                if not body.get("stream"):
+                    whole = _as_chunk(json.loads(await response.aread()))
+                    if not _is_chunk(whole):
+                        raise Passing("the answer is no chat completion")
+                    yield whole
+                    return
                 lines = response.aiter_lines()
                 async for line in lines:
                     if not line.startswith("data:"):
@@ -185,8 +191,8 @@ class Client:
                     yield chunk
         except httpx.RequestError as e:
             raise Passing(type(e).__name__) from e
-        except (json.JSONDecodeError, RecursionError):
-            raise Passing("the stream holds broken JSON") from None
+        except (ValueError, RecursionError):
+            raise Passing("the answer holds broken JSON") from None
         raise Passing("the stream was cut")
 
 
@@ -226,6 +232,14 @@ def _retry_after_s(header: str) -> float | None:
     if at.tzinfo is None:
         return None
     return max(0.0, (at - datetime.datetime.now(datetime.UTC)).total_seconds())
+
+
+def _as_chunk(answer: Any) -> Any:
+    """A whole answer in a chunk's shape; what is none stays what it is."""
+    choices = answer.get("choices") if isinstance(answer, dict) else None
+    if not isinstance(choices, list):
+        return answer
+    return {**answer, "choices": [{**c, "delta": c.get("message")} if isinstance(c, dict) else c for c in choices]}
 
 
 def _is_chunk(value: Any) -> bool:
@@ -280,16 +294,21 @@ def _is_text(value: Any) -> bool:
 
 
 def request(
-    model: str, messages: Sequence[Message], max_tokens: int, temperature: float = 0.0, **sampling: Any
+    model: str,
+    messages: Sequence[Message],
+    max_tokens: int,
+    temperature: float = 0.0,
+    *,
+    stream: bool = True,
+    **sampling: Any,
 ) -> dict[str, Any]:
-    """The body of a request for one streamed answer."""
+    """The body of a request for one answer; one that is not streamed costs both ends less, and has no time to first token."""
     return {
         "model": model,
         "messages": as_sent(messages),
         "max_tokens": max_tokens,
         "temperature": temperature,
-        "stream": True,
-        "stream_options": {"include_usage": True},
+        **({"stream": True, "stream_options": {"include_usage": True}} if stream else {}),
         **sampling,
     }
 

@@ -2,7 +2,6 @@
 
 import io
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -84,8 +83,14 @@ def test_what_was_paid_in_vain_counts_in_the_next_run(server: Server, tmp_path: 
 
 def test_ctrl_c_waits_for_what_is_on_its_way_and_keeps_it(server: Server, tmp_path: Path) -> None:
     server.wait_s = 0.05
-    prompts, stopping = prompts_of(tmp_path), threading.Event()
-    threading.Thread(target=lambda: (time.sleep(0.3), stopping.set())).start()
+    prompts, stopping, answer = prompts_of(tmp_path), threading.Event(), server.says
+
+    def says(i: int, body: dict[str, Any]) -> Any:
+        if i == ROWS:
+            stopping.set()
+        return answer(i, body)
+
+    server.says = says
     with pytest.raises(Interrupted):
         generate.generate(teacher(server), None, prompts, None, None, replace(context(tmp_path), stopping=stopping))
     first = len(server.asked)

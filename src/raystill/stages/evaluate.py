@@ -33,9 +33,8 @@ def answer(
 
     A failed request is a row with its error. Raises StageError as soon as more rows failed than the recipe allows.
     """
-    asked = _asked(
-        config, View(name, system, examples, config.max_tokens, config.temperature), endpoint, prompts, context
-    )
+    view = View(name, system, examples, config.max_tokens, config.temperature, stream=False)
+    asked = _asked(config, view, endpoint, prompts, context)
     return _outcome(config, [_row(name, a) for a in asked], context)
 
 
@@ -49,7 +48,7 @@ def sure(
     context: Context,
 ) -> Outcome:
     """As `answer`, with the mean probability of each answer's tokens; an answer without any is left out."""
-    view = View(name, system, examples, config.max_tokens, config.temperature, logprobs=True)
+    view = View(name, system, examples, config.max_tokens, config.temperature, logprobs=True, stream=False)
     replies = [(a.prompt.id, a.reply) for a in _asked(config, view, endpoint, prompts, context) if a.reply]
     rows = [Sure(row, r.text, r.probability) for row, r in replies if r.probability is not None]
     rows.sort(key=lambda row: row.id)
@@ -142,6 +141,6 @@ def _row(model: str, asked: Asked) -> Answer:
         finish_reason=reply.finish_reason,
         prompt_tokens=reply.prompt_tokens,
         output_tokens=reply.output_tokens,
-        ttft_s=reply.ttft_s,
+        ttft_s=0.0,
         elapsed_s=reply.elapsed_s,
     )
